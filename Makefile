@@ -1,0 +1,61 @@
+# make study | test | figures | setup | lab | lock    PRESET=smoke|laptop|real-faces|paper  FACES=folder-of-faces
+PRESET ?= laptop
+FACES ?=
+PYTHON ?= python3
+
+# An activated virtual or conda environment is used (conda's base does not count); else .venv is made.
+ifneq ($(VIRTUAL_ENV),)
+  ENVIRONMENT := $(VIRTUAL_ENV)
+  INSTALL := -r requirements.lock
+else ifneq ($(filter-out base,$(CONDA_DEFAULT_ENV)),)
+  ENVIRONMENT := $(CONDA_PREFIX)
+  INSTALL := .[test]
+else
+  ENVIRONMENT := .venv
+  INSTALL := -r requirements.lock
+endif
+BIN := $(ENVIRONMENT)/bin
+STAMP := $(ENVIRONMENT)/.facelib-is-set-up
+
+# Faces of one's own: a folder with one folder of images per subject; results go to results/PRESET-NAME.
+NAME := $(PRESET)$(if $(FACES),-$(notdir $(abspath $(FACES))))
+OWN := $(if $(FACES),-p source folder -p root "$(abspath $(FACES))" -p source_options "{}")
+RUN = $(BIN)/python -m facelib.batch notebooks/$(1).ipynb results/$(NAME)/notebooks/$(1).ipynb \
+      -f notebooks/presets/$(PRESET).yaml -p preset "$(NAME)" $(OWN)
+
+.PHONY: study test test-slow figures setup lab lock bench
+.DELETE_ON_ERROR:
+
+study: setup
+	$(call RUN,1_faces)
+	$(call RUN,2_squeezenet)
+	@echo "Tables and figures: results/$(NAME)"
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+figures: setup
+	$(BIN)/python -m facelib.figures results
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(INSTALL)
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"facelib needs Python 3.11 or newer, found {sys.version.split()[0]}; name another with make PYTHON=...")'
+	$(PYTHON) -m venv $(ENVIRONMENT)
+
+# Pins every package of pyproject.toml's ranges. What torch itself pins (CUDA libraries) is left to torch, so that its
+# CPU-only build can be put in its place.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --extra test --no-header --no-annotate pyproject.toml \
+	  | grep -vE '^(nvidia|cuda|triton)' > requirements.lock

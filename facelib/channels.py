@@ -1,0 +1,521 @@
+"""Which filters must leave together, and removing them from a network.
+
+Every channel of every tensor gets a number by walking the torch.fx trace of the network: a convolution makes new
+channels; batch normalisation, activations and pooling pass them on; concatenation joins lists of them, flattening
+repeats them; addition, multiplication by a gate and depthwise convolution declare that two channels are one. Channels
+that are one form a *group*, which stays or leaves as a whole. A grouped convolution keeps groups of equal size by
+leaving whole: the inputs and outputs of one of its groups are one channel group. Every axis of every parameter then
+carries a list of groups, and removing filters is one `index_select` for each axis.
+
+**Removing equals masking.** A group is masked when every convolution and linear layer that reads its channels reads
+zero there. Removal gives exactly that function. It is the same as setting to zero what makes the channels (weights
+and bias of the filters, gamma and beta of batch normalisation), because the operations in between map zero to zero;
+where one does not (sigmoid: 0.5), either its result multiplies a channel of the same group, as the gate of squeeze and
+excite does, or what counts is the zero that is read.
+
+**Filters** are convolution output channels; outputs of linear layers are none, and stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import LongTensor, Tensor, fx, nn
+
+FIXED = 0  # the channel number of whatever can never leave: the network's inputs, its outputs, constants, kept layers
+
+# what each operation does to channels: the name of a method of _Walk
+_MODULES = dict.fromkeys((
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU,
+    nn.Mish, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool2d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), "passed") | {
+    nn.Conv2d: "convolution", nn.Linear: "linear", nn.Flatten: "reshaped", nn.PReLU: "prelu",
+    nn.BatchNorm1d: "batchnorm", nn.BatchNorm2d: "batchnorm", nn.SyncBatchNorm: "batchnorm"}
+_METHODS = {name: rule for rule, names in {
+    "passed": """dropout dropout2d relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh
+                 hardswish hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus clamp neg max_pool2d avg_pool2d
+                 adaptive_avg_pool2d adaptive_max_pool2d contiguous clone detach to float""",
+    "divided": "div div_ truediv itruediv",
+    "combined": "add add_ iadd sub sub_ isub mul mul_ imul",
+    "joined": "cat concat concatenate",
+    "reshaped": "flatten view reshape squeeze unsqueeze",
+    "reduced": "mean sum amax",
+}.items() for name in names.split()}
+_FUNCTIONS = {getattr(home, name): rule for home in (torch, F, operator) for name, rule in _METHODS.items()
+              if hasattr(home, name)}
+
+
+@dataclass
+class _Slot:
+    """A parameter or buffer, and the channels along its first axes; None for an axis that holds no channels."""
+
+    module: nn.Module
+    name: str
+    axes: tuple
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.module, self.name)
+
+
+@dataclass
+class _Layer:
+    """A module that owns parameters along channels: what goes in, what comes out, at how many positions a filter works."""
+
+    module: nn.Module
+    kind: str  # of a convolution; empty for the others
+    inputs: Tensor | int
+    outputs: Tensor | int
+    original: int  # output channels when traced
+    positions: int = 0
+
+
+class _Tracer(fx.Tracer):
+    """Records the line of code of every node, and does not run the hooks of the modules it steps into."""
+
+    record_stack_traces = True
+
+    def call_module(self, m, forward, args, kwargs):
+        return super().call_module(m, m.forward, args, kwargs)
+
+
+class _Walk(fx.Interpreter):
+    """Numbers the channels of every tensor in `network`, in order of execution.
+
+    Runs on the meta device: shapes are worked out without arithmetic, and no hook, statistic or random number of the
+    network is touched.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor):
+        super().__init__(network, graph=_Tracer().trace(network))
+        self.extra_traceback = False
+        self.count = FIXED + 1
+        self.same: list[Tensor] = []  # pairs of channels that are one, (2, pairs) each
+        self.channels: dict[fx.Node, Tensor] = {}  # along axis 1 of each node's tensor
+        self.slots: dict[int, _Slot] = {}  # by identity of the parameter or buffer
+        self.layers: dict[str, _Layer] = {}
+        self.batchnorm_after: dict[str, str] = {}
+        self.run(example.to("meta"))
+
+    def groups(self) -> np.ndarray:
+        """The group of every channel: the lowest number among the channels that are one with it."""
+        one, other = torch.cat([torch.zeros(2, 1, dtype=torch.long), *self.same], dim=1).numpy()
+        links = coo_matrix((np.ones(len(one)), (one, other)), shape=(self.count, self.count))
+        label = connected_components(links, directed=False)[1]
+        return np.unique(label, return_index=True)[1][label]
+
+    def run_node(self, node: fx.Node):
+        value = super().run_node(node)
+        channels = self.follow(node, value)
+        if channels is not None:
+            if value.dim() < 2 or value.shape[1] != len(channels):
+                raise self.refusal(node, f"its result of shape {tuple(value.shape)} has no channels along axis 1")
+            self.channels[node] = channels
+        return value
+
+    def call_module(self, target, args, kwargs):
+        module = copy.copy(self.fetch_attr(target))
+        module._parameters = {name: p if p is None else p.to("meta") for name, p in module._parameters.items()}
+        module._buffers = {name: b if b is None else b.to("meta") for name, b in module._buffers.items()}
+        module.training = False
+        return module.forward(*args, **kwargs)
+
+    def get_attr(self, target, args, kwargs):
+        value = super().get_attr(target, args, kwargs)
+        return value.to("meta") if isinstance(value, Tensor) else value
+
+    def follow(self, node: fx.Node, value) -> Tensor | None:
+        """The channels along axis 1 of `value`, which `node` gives; None for what holds no channels, as a size."""
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                self.fix(self.channels[source])
+            return None
+        if node.op in ("placeholder", "get_attr"):
+            many = isinstance(value, Tensor) and value.dim() > 1
+            return torch.full((value.shape[1],), FIXED) if many else None
+        if not any(isinstance(part, Tensor) for part in (value if isinstance(value, (tuple, list)) else [value])):
+            return None
+        if node.op == "call_module":
+            rule = _MODULES.get(type(self.fetch_attr(node.target)))
+        else:
+            rule = (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
+        if rule is None or not isinstance(value, Tensor):
+            raise self.refusal(node, "it is not an operation whose effect on channels is known")
+        return getattr(self, rule)(node, value)
+
+    def refusal(self, node: fx.Node, reason: str) -> NotImplementedError:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_module":
+            name = f"{type(self.fetch_attr(node.target)).__name__} '{node.target}'"
+        lines = re.findall(r'File "[^\n]*\n[^\n]*', node.stack_trace or "")
+        where = f"\n  {lines[-1]}" if lines else ""
+        return NotImplementedError(f"cannot follow channels through {name} (fx node {node.name}): {reason}{where}")
+
+    def source(self, node: fx.Node) -> Tensor:
+        """The channels of the one tensor that goes into `node`."""
+        sources = [n for n in node.all_input_nodes if n in self.channels]
+        if len(sources) != 1:
+            raise self.refusal(node, f"expected one tensor with channels, found {len(sources)}")
+        return self.channels[sources[0]]
+
+    def fresh(self, number: int) -> Tensor:
+        self.count += number
+        return torch.arange(self.count - number, self.count)
+
+    def unite(self, one: Tensor, other: Tensor) -> None:
+        self.same.append(torch.stack([one, other]))
+
+    def fix(self, channels: Tensor) -> None:
+        self.unite(channels, torch.full_like(channels, FIXED))
+
+    def own(self, module: nn.Module, name: str, *axes: Tensor | None) -> None:
+        """Notes the channels along the axes of a parameter or buffer, which may be shared with an earlier call."""
+        tensor = getattr(module, name)
+        if tensor is None:
+            return
+        slot = self.slots.setdefault(id(tensor), _Slot(module, name, axes))
+        for one, other in zip(slot.axes, axes):
+            if one is not other:
+                self.unite(one, other)
+
+    # the rules: what an operation does to channels
+
+    def passed(self, node: fx.Node, value: Tensor) -> Tensor:
+        return self.source(node)
+
+    def divided(self, node: fx.Node, value: Tensor) -> Tensor:
+        if isinstance(node.args[1], fx.Node) and node.args[1] in self.channels:
+            raise self.refusal(node, "a masked divisor would be zero; only division by a number is known")
+        return self.source(node)
+
+    def combined(self, node: fx.Node, value: Tensor) -> Tensor:
+        sources = [n for n in node.all_input_nodes if isinstance(self.env[n], Tensor) and self.env[n].dim() > 0]
+        if any(self.env[n].dim() != value.dim() or n not in self.channels for n in sources):
+            raise self.refusal(node, f"shapes {[tuple(self.env[n].shape) for n in sources]} are not aligned by channel")
+        first, *others = sorted((self.channels[n] for n in sources), key=len, reverse=True)
+        for other in others:
+            if len(other) == len(first):
+                self.unite(first, other)
+            else:  # one channel that meets them all
+                self.fix(other)
+        return first
+
+    def joined(self, node: fx.Node, value: Tensor) -> Tensor:
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        if dim % value.dim() != 1:
+            raise self.refusal(node, f"concatenation along dim {dim}; only along channels (dim 1) is known")
+        return torch.cat([self.channels[n] for n in node.args[0]])
+
+    def reshaped(self, node: fx.Node, value: Tensor) -> Tensor:
+        channels, shape = self.source(node), self.env[node.all_input_nodes[0]].shape
+        if node.target in ("view", "reshape", torch.reshape):
+            sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+            if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] > 1:
+                raise self.refusal(node, f"the number of channels, {sizes[1]}, is written out; flatten(1) stays right")
+        if value.shape[:2] == shape[:2]:
+            return channels
+        if value.dim() == 2 and value.shape[0] == shape[0]:
+            return channels.repeat_interleave(shape[2:].numel())
+        raise self.refusal(node, f"{tuple(shape)} to {tuple(value.shape)} mixes channels with other axes")
+
+    def reduced(self, node: fx.Node, value: Tensor) -> Tensor:
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
+        dims = [d % self.env[node.all_input_nodes[0]].dim() for d in (dims if isinstance(dims, (tuple, list)) else [dims])]
+        if not dims or min(dims) < 2:
+            raise self.refusal(node, f"over dims {dims}; only over positions (dims 2 and 3) is known")
+        return self.source(node)
+
+    def convolution(self, node: fx.Node, value: Tensor) -> Tensor:
+        conv, inputs = self.fetch_attr(node.target), self.source(node)
+        if conv.groups == 1:
+            outputs = self.fresh(conv.out_channels)
+        else:
+            blocks = inputs.view(conv.groups, -1)
+            for column in blocks.T[1:]:
+                self.unite(blocks[:, 0], column)
+            outputs = blocks[:, 0].repeat_interleave(conv.out_channels // conv.groups)
+        self.own(conv, "weight", outputs, inputs if conv.groups == 1 else None)
+        self.own(conv, "bias", outputs)
+        layer = self.layers.setdefault(node.target, _Layer(conv, _kind(conv), inputs, outputs, conv.out_channels))
+        layer.positions += value.shape[2:].numel()
+        return layer.outputs
+
+    def linear(self, node: fx.Node, value: Tensor) -> Tensor:
+        linear, inputs = self.fetch_attr(node.target), self.source(node)
+        if value.dim() != 2:
+            raise self.refusal(node, f"its result has shape {tuple(value.shape)}; only (images, features) is known")
+        outputs = self.fresh(linear.out_features)
+        self.own(linear, "weight", outputs, inputs)
+        self.own(linear, "bias", outputs)
+        layer = self.layers.setdefault(node.target, _Layer(linear, "", inputs, outputs, linear.out_features))
+        layer.positions += 1
+        return layer.outputs
+
+    def batchnorm(self, node: fx.Node, value: Tensor) -> Tensor:
+        norm, channels, source = self.fetch_attr(node.target), self.source(node), node.all_input_nodes[0]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.own(norm, name, channels)
+        self.layers.setdefault(node.target, _Layer(norm, "", channels, channels, norm.num_features))
+        if source.op == "call_module" and len(source.users) == 1:
+            self.batchnorm_after.setdefault(source.target, node.target)
+        return channels
+
+    def prelu(self, node: fx.Node, value: Tensor) -> Tensor:
+        prelu, channels = self.fetch_attr(node.target), self.source(node)
+        if prelu.num_parameters > 1:
+            self.own(prelu, "weight", channels)
+            self.layers.setdefault(node.target, _Layer(prelu, "", channels, channels, prelu.num_parameters))
+        return channels
+
+
+def _kind(conv: nn.Conv2d) -> str:
+    if conv.groups > 1:
+        return "depthwise" if conv.groups == conv.in_channels else "grouped"
+    return "pointwise" if conv.kernel_size == (1, 1) else "conv"
+
+
+def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
+    """Brings the attributes that describe a module's size in line with its parameters."""
+    if isinstance(module, nn.Conv2d):
+        if module.groups > 1:
+            module.groups = inputs // (module.in_channels // module.groups)
+        module.in_channels, module.out_channels = inputs, outputs
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = inputs, outputs
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = outputs
+    else:
+        module.num_features = outputs
+
+
+def _cut(tensor: Tensor, kept: list[LongTensor | None]) -> Tensor:
+    """`tensor` with the kept positions of its leading axes (None: all of them), in the memory layout it had."""
+    if tensor.dim() == 4 and tensor.stride() == _channels_last(tensor.shape):
+        return _select(tensor.permute(0, 2, 3, 1), dict(zip((0, 3), kept))).permute(0, 3, 1, 2)
+    return _select(tensor, dict(enumerate(kept)))
+
+
+def _select(tensor: Tensor, kept: dict[int, LongTensor | None]) -> Tensor:
+    for axis, positions in kept.items():
+        if positions is not None:
+            tensor = tensor.index_select(axis, positions)
+    return tensor
+
+
+def _cut_slot(tensor: Tensor, kept: list[LongTensor | None], state: dict) -> None:
+    """Cuts a parameter or buffer and the optimiser's state of it in place: they stay the same objects."""
+    for key, value in state.get(tensor, {}).items():
+        if isinstance(value, Tensor) and value.dim():
+            state[tensor][key] = _cut(value, kept)
+    cut = _cut(tensor.data, kept)
+    # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the next
+    # backward would fail on it; a change of type in between makes torch drop it.
+    tensor.data = torch.empty(0, dtype=torch.float32 if cut.dtype == torch.float64 else torch.float64, device=cut.device)
+    tensor.data = cut
+
+
+def _leaving(parameter: nn.Parameter, counts: list[np.ndarray]) -> np.ndarray:
+    """Scalars of a parameter that leave with each group, which `counts` finds so many times along its axes."""
+    per_position = [parameter.numel() // parameter.shape[axis] for axis in range(len(counts))]
+    leaving = sum(count * scalars for count, scalars in zip(counts, per_position))
+    if len(counts) == 2:  # what stands at the crossing of a group with itself leaves once
+        leaving = leaving - counts[0] * counts[1] * (parameter.numel() // (parameter.shape[0] * parameter.shape[1]))
+    return leaving
+
+
+def _some(values: Iterable) -> str:
+    values = [str(value) for value in values]
+    return ", ".join(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+def _channels_last(shape: torch.Size) -> tuple[int, int, int, int]:
+    """The strides of a tensor in channels_last; for 1x1 filters nothing else tells the two layouts apart."""
+    _, channels, height, width = shape
+    return height * width * channels, 1, width * channels, channels
+
+
+class ChannelGraph:
+    """The channel groups of a network, and their removal.
+
+    network: anything torch.fx can trace that is made of convolutions (plain, depthwise, grouped), batch normalisation,
+    element-wise operations, pooling, concatenation, addition, multiplication by gates, flattening and linear layers.
+    It is not changed by being traced; `remove` changes it in place.
+    example: images (images, channels, height, width), of which only the shape counts.
+    keep: names of layers whose channels may not be removed.
+
+    Group ids are the same whenever the same architecture is traced, and survivors keep theirs when others leave, so
+    that `removed` is all a fresh process needs: build, trace, `remove(removed)`, load the state_dict.
+
+    Raises NotImplementedError for an operation whose effect on channels is not known, naming it and its line of code.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = ()):
+        walk = _Walk(network, example)
+        for name in keep:
+            if name not in walk.layers:
+                raise ValueError(f"keep: the network has no layer '{name}'; it has {', '.join(walk.layers)}")
+            walk.fix(walk.layers[name].outputs)
+        self._network = network
+        self._batchnorm_after = walk.batchnorm_after
+        self._layers = walk.layers
+        self._slots = list(walk.slots.values())
+        self._lists: list[LongTensor] = []  # every different list of channels, as group ids; slots and layers hold its number
+        self._share_lists(walk.groups())
+        self._prunable = np.zeros(walk.count, dtype=bool)  # by group id, as the network was traced
+        for layer in self._convolutions().values():
+            self._prunable[self._lists[layer.outputs]] = True
+        self._prunable[FIXED] = False
+        self._gone = np.zeros(walk.count, dtype=bool)
+
+    def _share_lists(self, groups: np.ndarray) -> None:
+        numbers: dict[int, int] = {}
+
+        def number(channels: Tensor | None) -> int | None:
+            if channels is not None and id(channels) not in numbers:
+                numbers[id(channels)] = len(self._lists)
+                self._lists.append(torch.from_numpy(groups[channels]))
+            return None if channels is None else numbers[id(channels)]
+
+        for slot in self._slots:
+            slot.axes = tuple(map(number, slot.axes))
+        for layer in self._layers.values():
+            layer.inputs, layer.outputs = number(layer.inputs), number(layer.outputs)
+
+    def _convolutions(self) -> dict[str, _Layer]:
+        return {name: layer for name, layer in self._layers.items() if layer.kind}
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """One row per convolution, in order of execution (`depth` counts them), by the module's name.
+
+        Columns: kind (conv, pointwise, depthwise, grouped), depth, in_channels, out_channels (now),
+        out_channels_original, kernel ("3x3"), prunable (whether any filter may leave).
+        """
+        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": layer.module.in_channels,
+                 "out_channels": layer.module.out_channels, "out_channels_original": layer.original,
+                 "kernel": "x".join(map(str, layer.module.kernel_size)),
+                 "prunable": bool(self._prunable[self._lists[layer.outputs]].any())}
+                for depth, (name, layer) in enumerate(self._convolutions().items())]
+        return pd.DataFrame(rows).set_index("layer")
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """One row per group that may still leave, by group id.
+
+        Columns: filters and parameters (scalars) that leave with it as the network is now, layers (a tuple of the
+        names of the convolutions that lose filters). Parameters where two groups cross are counted with both.
+        """
+        counts = [np.bincount(groups, minlength=len(self._gone)) for groups in self._lists]
+        convolutions = self._convolutions()
+        filters = sum(counts[layer.outputs] for layer in convolutions.values())
+        parameters = np.zeros(len(self._gone), dtype=np.int64)
+        for slot in self._slots:
+            if isinstance(slot.tensor, nn.Parameter):
+                parameters += _leaving(slot.tensor, [counts[axis] for axis in slot.axes if axis is not None])
+        names: dict[int, tuple[str, ...]] = {}
+        for name, layer in convolutions.items():
+            for group in np.unique(self._lists[layer.outputs]).tolist():
+                names[group] = (*names.get(group, ()), name)
+        ids = np.flatnonzero(self._prunable & ~self._gone)
+        return pd.DataFrame({"filters": filters[ids], "parameters": parameters[ids],
+                             "layers": [names[group] for group in ids.tolist()]}, index=pd.Index(ids, name="group"))
+
+    @property
+    def removed(self) -> LongTensor:
+        """Sorted ids of the groups removed so far."""
+        return torch.from_numpy(np.flatnonzero(self._gone))
+
+    @property
+    def filters(self) -> int:
+        """Convolution output channels."""
+        return sum(layer.module.out_channels for layer in self._convolutions().values())
+
+    @property
+    def parameters(self) -> int:
+        """Scalars in the network's parameters."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the convolutions and linear layers for one image of the example's size.
+
+        Biases, batch normalisation, activations and pooling are not counted.
+        """
+        return sum(layer.positions * layer.module.weight.numel() for layer in self._layers.values() if layer.positions)
+
+    def filter_groups(self, layer: str) -> LongTensor:
+        """Group id of each current output channel of a convolution (or batch normalisation); see `groups`.
+
+        Ids that `groups` does not list may not be removed.
+        """
+        if layer not in self._layers:
+            raise KeyError(f"the network has no layer '{layer}'; it has {', '.join(self._layers)}")
+        return self._lists[self._layers[layer].outputs].clone()
+
+    def batchnorm_after(self, layer: str) -> str | None:
+        """Name of the batch normalisation that alone reads the convolution's output, or None."""
+        return self._batchnorm_after.get(layer)
+
+    def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Removes groups of filters from the network, in place.
+
+        group_ids: integers, from the index of `groups`.
+        optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects, and keep
+        memory layout, requires_grad and hooks; all gradients are dropped (None).
+
+        Raises before anything is changed: ValueError when an id is unknown, already removed or may not be removed, when
+        a layer would lose all its filters, or when the optimiser's state does not have the shape of its parameter.
+        """
+        going = np.zeros_like(self._gone)
+        going[self._checked(group_ids)] = True
+        kept = [torch.from_numpy(np.flatnonzero(~going[groups])) for groups in self._lists]
+        emptied = [name for name, layer in self._convolutions().items() if not len(kept[layer.outputs])]
+        if emptied:
+            raise ValueError(f"no filter would be left in {', '.join(emptied)}; leave at least one group of each layer")
+        whole = [len(positions) == len(groups) for positions, groups in zip(kept, self._lists)]
+        slots = [slot for slot in self._slots if not all(axis is None or whole[axis] for axis in slot.axes)]
+        state = optimizer.state if optimizer else {}
+        self._check(slots, state)
+        for parameter in self._network.parameters():
+            parameter.grad = None
+        for slot in slots:
+            positions = [None if axis is None or whole[axis] else kept[axis].to(slot.tensor.device) for axis in slot.axes]
+            _cut_slot(slot.tensor, positions, state)
+        self._gone |= going
+        self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
+        for layer in self._layers.values():
+            _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
+
+    def _check(self, slots: list[_Slot], state: dict) -> None:
+        for slot in slots:
+            shape = slot.tensor.shape
+            if any(axis is not None and len(self._lists[axis]) != size for axis, size in zip(slot.axes, shape)):
+                raise ValueError(f"a {slot.name} of {type(slot.module).__name__} has shape {tuple(shape)}: the network was "
+                                 "changed since it was traced; make a new ChannelGraph")
+            for key, value in state.get(slot.tensor, {}).items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != shape:
+                    raise ValueError(f"the optimiser's {key} of a parameter of shape {tuple(shape)} has shape "
+                                     f"{tuple(value.shape)}: how to cut it is not known")
+
+    def _checked(self, group_ids) -> np.ndarray:
+        ids = np.asarray(group_ids.cpu() if isinstance(group_ids, Tensor) else group_ids).ravel()
+        if len(ids) and ids.dtype.kind not in "iu":
+            raise ValueError(f"group ids are integers, found {ids.dtype}")
+        ids = ids.astype(np.int64)
+        removable = np.flatnonzero(self._prunable)
+        if len(wrong := np.setdiff1d(ids, removable)):
+            raise ValueError(f"no removable group has the id {_some(wrong)}; the index of ChannelGraph.groups lists them "
+                             "(the network's inputs, outputs and kept layers stay)")
+        if len(wrong := ids[self._gone[ids]]):
+            raise ValueError(f"already removed: group {_some(wrong)}")
+        return ids

@@ -1,0 +1,342 @@
+"""The study's figures, drawn from saved tables alone; `python -m facelib.figures [results]` redraws all of them.
+
+One class per figure, after scikit-learn's displays: `from_table(...)` checks and computes, `plot(...)` draws, keeps
+`figure_`, `axes_` and the drawn artists, and returns the display; `caption` says what is shown, in which units, and
+what the interval is. Figures of tables need no torch. Rates are fractions in tables, percent on axes.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from facelib.layers import check_table, filters_left, removed_pct, the_only
+
+ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths of a journal's columns, inches
+
+# Okabe and Ito's colours without yellow (too pale for a line), each with a marker of its own for greyscale.
+MARKS = [("#000000", "o"), ("#0072B2", "s"), ("#D55E00", "^"), ("#009E73", "D"), ("#56B4E9", "v"), ("#CC79A7", "P"), ("#E69F00", "X")]
+PAIRS = ("frontal-frontal", "frontal-three-quarter", "frontal-profile",
+         "three-quarter-three-quarter", "three-quarter-profile", "profile-profile")  # easiest first; fixes their marks
+SHARES = "cividis_r"  # of a whole, 0 pale, 1 dark; even steps in greyscale and to colour-blind readers
+INTERVAL = "95 % bootstrap interval over subjects"
+
+
+@contextmanager
+def style():
+    """The one style of all figures, for the width of a journal's column without rescaling."""
+    settings = {"font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 6.5,
+                "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "lines.linewidth": 1.1,
+                "lines.markersize": 3.2, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+                "ytick.major.size": 2.5, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4,
+                "grid.color": "0.88", "legend.frameon": False, "figure.dpi": 150, "savefig.dpi": 300, "pdf.fonttype": 42,
+                "figure.constrained_layout.use": True}
+    with matplotlib.rc_context(settings):
+        yield
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure outside pyplot, so that it is shown once, where a notebook's cell ends with it."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=150)
+        return png.getvalue()
+
+
+def save(figure: Figure, path_stem: Path, caption: str) -> None:
+    """Writes PNG (300 dpi), PDF and the caption (.txt) beside each other; the same figure gives the same bytes."""
+    path_stem = Path(path_stem)
+    path_stem.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(f"{path_stem}.png", metadata={"Software": None})
+        figure.savefig(f"{path_stem}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    Path(f"{path_stem}.txt").write_text(caption + "\n", encoding="utf-8")
+
+# --------------------------------------------------------------------------------------------- curves of the pruned network
+
+CURVE = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "parameters", "macs", "protocol", "pair",
+         "template_size", "metric", "value", "ci_low", "ci_high"]
+
+
+@dataclass
+class PruningCurve:
+    """A verification error (or accuracy) against the share of filters removed, one line per pose pair.
+
+    points: columns template_size, line, stage, seed, step, filters_removed_pct, value, ci_low, ci_high, rates in percent.
+    parameters: millions of parameters, indexed by filters removed (%).
+    After `plot`: lines_ holds the drawn curve of every (template_size, line), axes_ one axes per template size.
+    """
+
+    points: pd.DataFrame
+    parameters: pd.Series
+    metric: str
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame, metric: str = "eer") -> PruningCurve:
+        """curve: rows of one network and criterion (and of its control, whatever criterion that names).
+
+        A control has all its filters; its rows stand where the pruned network was at the same step.
+        Raises ValueError when columns, rows or the metric are missing, or there are several networks or criteria.
+        """
+        pruned, network, criterion = _pruned(curve)
+        if metric not in set(curve["metric"]):
+            raise ValueError(f"curve: expected metric {metric}, found {', '.join(sorted(set(curve['metric'])))}")
+        removed = pruned.groupby("step")["filters_removed_pct"].mean()
+        points = curve[curve["metric"] == metric].copy()
+        control = points["stage"] == "control"
+        points.loc[control, "filters_removed_pct"] = np.interp(points.loc[control, "step"], removed.index, removed)
+        points["line"] = np.where(points["pair"] == "any-any", points["protocol"], points["pair"])
+        points[["value", "ci_low", "ci_high"]] *= 100
+        parameters = pruned.groupby("step")["parameters"].mean().set_axis(removed) / 1e6
+        columns = ["template_size", "line", "stage", "seed", "step", "filters_removed_pct", "value", "ci_low", "ci_high"]
+        return cls(points[columns].sort_values(columns[:5], ignore_index=True), parameters, metric, network, criterion)
+
+    @property
+    def caption(self) -> str:
+        stages, seeds = set(self.points["stage"]), self.points.loc[self.points["stage"] == "pruned", "seed"].nunique()
+        parts = [f"{_metric_label(self.metric)} of {self.network} against convolution filters removed (% of all), by "
+                 f"{self.criterion}; top axis: millions of parameters left, without the training classifier.",
+                 "Lines: pruned network" + (f", mean of {seeds} seeds (thin lines: each seed)" if seeds > 1 else "") + ".",
+                 f"Bands{' and bars' * ('fine-tuned' in stages)}: {INTERVAL}{', mean of the seeds' * (seeds > 1)}."]
+        if "fine-tuned" in stages:
+            parts.append("Open markers: retrained after pruning.")
+        if "control" in stages:
+            parts.append("Dashed: control, trained as long with nothing removed.")
+        return " ".join(parts)
+
+    def plot(self, figure: Figure | None = None) -> PruningCurve:
+        sizes = sorted(self.points["template_size"].unique())
+        columns = min(len(sizes), 2)
+        rows = -(-len(sizes) // columns)
+        names = sorted(self.points["line"].unique(), key=_pair_order)
+        with style():
+            height = 2.4 * rows + 0.13 * -(-(len(names) + 3) // (2 * columns))
+            self.figure_ = figure or Figure(figsize=(ONE_COLUMN if columns == 1 else TWO_COLUMNS, height))
+            grid = self.figure_.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            for unused in grid.flat[len(sizes):]:
+                unused.set_axis_off()
+            self.axes_, self.lines_ = list(grid.flat[:len(sizes)]), {}
+            for axes, size in zip(self.axes_, sizes):
+                of_size = self.points[self.points["template_size"] == size]
+                for name in names:
+                    if (of_size["line"] == name).any():
+                        self.lines_[size, name] = _draw_line(axes, of_size[of_size["line"] == name], *_marks(name, names))
+                title = "Single images" if size == 1 else f"Templates of up to {size} images"
+                self._finish(axes, title, bottom=axes in grid[-1], left=axes in grid[:, 0])
+            self._legend(names)
+        return self
+
+    def _finish(self, axes, title: str, bottom: bool, left: bool) -> None:
+        last = max(self.parameters.index.max(), 1)
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        ticks = [tick for tick in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        _rate_axis(axes, self.points, log=self.metric != "accuracy")
+        axes.set_title(title, fontweight="bold")
+        if bottom:
+            axes.set_xlabel("Filters removed (%)")
+        if left:
+            axes.set_ylabel(_metric_label(self.metric))
+        top = axes.secondary_xaxis("top")
+        left_at = np.interp(ticks, self.parameters.index, self.parameters)
+        top.set_xticks(ticks, [f"{millions:.{2 if self.parameters.max() < 10 else 1}f}" for millions in left_at])
+        top.set_xlabel("Parameters (millions)")
+
+    def _legend(self, names: list[str]) -> None:
+        handles = [Line2D([], [], color=colour, marker=marker, label=name)
+                   for name in names for colour, marker in [_marks(name, names)]]
+        grey = {"color": "0.4", "linestyle": "none"}
+        stages = set(self.points["stage"])
+        if "fine-tuned" in stages:
+            handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=5, label="fine-tuned (open)", **grey))
+        if "control" in stages:
+            handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="control, nothing removed"))
+        columns = 4 if len(self.axes_) > 1 else 2
+        self.figure_.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def _pruned(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
+    """The rows of the pruned network, its name and its criterion."""
+    check_table(curve, CURVE, "curve")
+    pruned = curve[curve["stage"] == "pruned"]
+    check_table(pruned, CURVE, "curve of stage pruned")
+    return pruned, the_only(curve, "network", "curve"), the_only(curve[curve["stage"] != "control"], "criterion", "curve")
+
+
+def _draw_line(axes, points: pd.DataFrame, colour: str, marker: str) -> Line2D:
+    """Draws one line's pruned curve with its band, and its fine-tuned and control points. Returns the curve."""
+    stages = dict(list(points.groupby("stage")))
+    pruned = stages["pruned"]
+    mean = _mean_of_seeds(pruned)
+    if pruned["seed"].nunique() > 1:
+        for _, seed in pruned.groupby("seed"):
+            axes.plot(seed["filters_removed_pct"], seed["value"], color=colour, linewidth=0.4, alpha=0.7)
+    x = mean["filters_removed_pct"]
+    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.13, linewidth=0)
+    [line] = axes.plot(x, mean["value"], color=colour, marker=marker, markevery=max(len(mean) // 8, 1))
+    if "fine-tuned" in stages:
+        tuned = stages["fine-tuned"]
+        bars = np.abs(tuned[["ci_low", "ci_high"]].to_numpy() - tuned[["value"]].to_numpy()).T
+        axes.errorbar(tuned["filters_removed_pct"], tuned["value"], bars, color=colour, linestyle="none", marker=marker,
+                      markersize=5, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
+    if "control" in stages:
+        control = _mean_of_seeds(stages["control"])
+        axes.plot(control["filters_removed_pct"], control["value"], color=colour, linewidth=0.8, linestyle=(0, (4, 2)),
+                  label="control")
+    return line
+
+
+def _mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds at every step that all seeds have."""
+    steps = points.groupby("step")
+    complete = steps["seed"].nunique() == points["seed"].nunique()
+    return steps[["filters_removed_pct", "value", "ci_low", "ci_high"]].mean()[complete]
+
+
+def _rate_axis(axes, points: pd.DataFrame, log: bool) -> None:
+    """A rate axis in percent on which 1 % and 20 % are both legible: logarithmic, with a linear foot when a rate is 0."""
+    values = points["value"]
+    low, high = values.min(), np.nanmax(points[["value", "ci_high"]])
+    if not log or high == 0:
+        return
+    positive = values[values > 0].min() if (values > 0).any() else high
+    if low > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.4, high * 1.1)
+    else:
+        axes.set_yscale("symlog", linthresh=positive, linscale=0.4)
+        axes.set_ylim(-0.1 * positive, high * 1.1)
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [step * 10.0**power for power in range(-4, 3) for step in steps]
+        ticks = [tick for tick in ticks if max(low / 1.4, positive / 1.4) <= tick <= min(high * 1.1, 100)]
+        if len(ticks) >= 3:
+            break
+    axes.yaxis.set_major_locator(FixedLocator(ticks if low > 0 else [0, *ticks]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _metric_label(metric: str) -> str:
+    if metric.startswith("frr_at_far_"):
+        return f"FRR at FAR {100 * float(metric.removeprefix('frr_at_far_')):g} % (%)"
+    return {"eer": "EER (%)", "accuracy": "Accuracy (%)"}.get(metric, f"{metric} (%)")
+
+
+def _pair_order(pair: str) -> tuple[int, str]:
+    return (PAIRS.index(pair) if pair in PAIRS else len(PAIRS), pair)
+
+
+def _marks(pair: str, pairs: list[str]) -> tuple[str, str]:
+    """Colour and marker of a line: a pose pair's are the same in every figure, the others share what is left."""
+    others = [name for name in pairs if name not in PAIRS]
+    position = PAIRS.index(pair) if pair in PAIRS else len(PAIRS) + others.index(pair)
+    return MARKS[position % len(MARKS)]
+
+# ------------------------------------------------------------------------------------------------------ figures of layers
+
+
+@dataclass
+class FiltersLeft:
+    """Heat map of filters left: layers by depth, the first on top, against filters removed of the whole network.
+
+    left: filters left (share of the original), index layer, kind, depth, width, one column per step.
+    removed: filters removed of the whole network (%), by step.
+    """
+
+    left: pd.DataFrame
+    removed: pd.Series
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, layers: pd.DataFrame) -> FiltersLeft:
+        """layers: rows of one network and criterion; several seeds are averaged. Raises as `layers.filters_left`."""
+        left = filters_left(layers)
+        share = left.div(left.index.get_level_values("width").to_numpy(), axis=0)
+        return cls(share, removed_pct(left), layers["network"].iloc[0], layers["criterion"].iloc[0])
+
+    @property
+    def caption(self) -> str:
+        return (f"Filters left in every convolution of {self.network} (% of the layer's own) against filters removed of the "
+                f"whole network (%), by {self.criterion}. Layers by depth, the first on top, with their names and the "
+                "number of filters before pruning.")
+
+    def plot(self, axes=None) -> FiltersLeft:
+        with style():
+            self.axes_ = axes or Figure(figsize=(TWO_COLUMNS * 0.7, 0.9 + 0.125 * len(self.left))).subplots()
+            self.figure_ = self.axes_.figure
+            at = self.removed.to_numpy()
+            between = (at[1:] + at[:-1]) / 2
+            edges = np.concatenate([at[:1], between, at[-1:]]) if len(at) > 1 else np.array([at[0] - 0.5, at[0] + 0.5])
+            self.mesh_ = self.axes_.pcolormesh(edges, np.arange(len(self.left) + 1), 100 * self.left, cmap=SHARES, vmin=0,
+                                               vmax=100, rasterized=True)
+            self.axes_.grid(False)
+            self.axes_.invert_yaxis()
+            widths = self.left.index.get_level_values("width")
+            names = short_names(self.left.index.get_level_values("layer"))
+            self.axes_.set_yticks(np.arange(len(self.left)) + 0.5, [f"{n}  {w}" for n, w in zip(names, widths)])
+            self.axes_.tick_params("y", length=0)
+            self.axes_.set_xlabel("Filters removed of the whole network (%)")
+            self.axes_.set_ylabel("Layer and its width, by depth")
+            self.figure_.colorbar(self.mesh_, ax=self.axes_, label="Filters left (% of the layer's own)", pad=0.02, aspect=30)
+        return self
+
+
+def short_names(layers) -> list[str]:
+    """Module names without the leading and the trailing parts that all of them share (features. ... .conv)."""
+    parts = [name.split(".") for name in layers]
+    while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
+        parts = [p[1:] for p in parts]
+    while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
+        parts = [p[:-1] for p in parts]
+    return [".".join(p) for p in parts]
+
+# ---------------------------------------------------------------------------------------------------------- all of them
+
+
+def figures_of(curve: pd.DataFrame, layers: pd.DataFrame) -> dict[str, tuple[Figure, str]]:
+    """Every figure that the two tables of one network hold, by file name, with its caption.
+
+    Where the tables hold several criteria, the first one's figures have the plain names, the others' end in their own.
+    """
+    figures = {}
+    criteria = list(dict.fromkeys(curve.loc[curve["stage"] != "control", "criterion"]))
+    for criterion in criteria:
+        end = "" if criterion == criteria[0] else f"_{criterion}"
+        rows = curve[(curve["criterion"] == criterion) | (curve["stage"] == "control")]
+        displays = {metric: PruningCurve.from_table(rows, metric) for metric in rows["metric"].unique()}
+        displays["filters_left"] = FiltersLeft.from_table(layers[layers["criterion"] == criterion])
+        figures |= {name + end: (display.plot().figure_, display.caption) for name, display in displays.items()}
+    return figures
+
+
+def regenerate(results: Path = Path("results")) -> list[Path]:
+    """Redraws the figures of every folder under `results` that holds curve.csv and layers.csv. Returns the folders.
+
+    Raises FileNotFoundError when there is none.
+    """
+    folders = sorted(path.parent for path in Path(results).rglob("curve.csv"))
+    if not folders:
+        raise FileNotFoundError(f"{results}: expected folders with curve.csv and layers.csv, found none; run a study first")
+    for folder in folders:
+        for name, (figure, caption) in figures_of(pd.read_csv(folder / "curve.csv"), pd.read_csv(folder / "layers.csv")).items():
+            save(figure, folder / "figures" / name, caption)
+    return folders
+
+
+if __name__ == "__main__":
+    for drawn in regenerate(*map(Path, sys.argv[1:2])):
+        print(f"drawn: {drawn / 'figures'}")

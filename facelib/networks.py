@@ -1,0 +1,160 @@
+"""The study's networks for 113 x 113 faces, and their descriptors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.squeezenet import Fire
+
+from facelib.faces.crops import centre_batches, normalise
+from facelib.faces.faceset import FaceSet
+
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)  # of 0-1 values, RGB: what torchvision's weights expect to be divided by
+
+
+class FaceNetwork(nn.Module):
+    """A trunk of convolutions, global average pooling, and a linear softmax classifier of the training subjects.
+
+    Images are (images, 3, size, size), 0-255 values less the RGB means. The descriptor is the pooled trunk, as the
+    papers take it (PAPERS: the layer next to the classifier).
+    """
+
+    def __init__(self, name: str, features: nn.Module, descriptor: int, subjects: int, image_size: int, stem_stride: int):
+        super().__init__()
+        self.config = {"name": name, "subjects": subjects, "image_size": image_size, "stem_stride": stem_stride}
+        self.features = features
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten(1)
+        self.classifier = nn.Linear(descriptor, subjects)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (images, subjects)."""
+        return self.classifier(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Descriptors, (images, descriptor), not normalised."""
+        return self.flatten(self.pool(self.features(images)))
+
+
+def squeezenet(stem_stride: int) -> nn.Module:
+    """SqueezeNet 1.1's trunk with batch normalisation between every convolution and its ReLU.
+
+    conv10 keeps its 1000 filters: their pooled maps are the descriptor. The convolutions' biases are left out, since
+    the normalisation after them takes their part; no dropout, since the normalisation regularises.
+    """
+    plain = torchvision.models.squeezenet1_1(weights=None)
+    plain.features[0].stride = (stem_stride, stem_stride)
+    for module in plain.modules():
+        if isinstance(module, Fire):
+            module.squeeze, module.expand1x1, module.expand3x3 = (
+                normalised(module.squeeze), normalised(module.expand1x1), normalised(module.expand3x3))
+    trunk = nn.Sequential()
+    for index, module in enumerate(plain.features):
+        if index == 0:
+            trunk.add_module("conv1", normalised(module))
+        else:
+            trunk.add_module(SQUEEZENET_LAYERS.get(index, f"layer{index}"), module)
+    trunk.add_module("conv10", normalised(plain.classifier[1]))
+    trunk.add_module("relu10", plain.classifier[2])
+    return trunk
+
+
+SQUEEZENET_LAYERS = {1: "relu1", 2: "pool1", 3: "fire2", 4: "fire3", 5: "pool3", 6: "fire4", 7: "fire5", 8: "pool5",
+                     9: "fire6", 10: "fire7", 11: "fire8", 12: "fire9"}
+
+
+def normalised(convolution: nn.Conv2d) -> nn.Sequential:
+    """The convolution without its bias, followed by batch normalisation."""
+    convolution.bias = None
+    block = nn.Sequential()
+    block.add_module("conv", convolution)
+    block.add_module("bn", nn.BatchNorm2d(convolution.out_channels))
+    return block
+
+
+TRUNKS = {"squeezenet": (squeezenet, 1000)}
+
+
+def build(name: str, subjects: int, image_size: int = 113, stem_stride: int = 1) -> FaceNetwork:
+    """A network with random weights (torch's generator decides them) that classifies `subjects` people.
+
+    name: squeezenet. image_size: side of the input in pixels. stem_stride: stride of the first convolution, 1 as in
+    the papers or 2 as in the original, four times faster.
+    Raises ValueError for an unknown name or sizes the network cannot take.
+    """
+    if name not in TRUNKS:
+        raise ValueError(f"unknown network '{name}'; expected one of {', '.join(TRUNKS)}")
+    if subjects < 2:
+        raise ValueError(f"a classifier needs at least 2 subjects, found {subjects}")
+    if stem_stride not in (1, 2):
+        raise ValueError(f"stem_stride is the first convolution's stride, 1 or 2, found {stem_stride}")
+    if image_size < 32:
+        raise ValueError(f"image_size is the side of the input in pixels, at least 32, found {image_size}")
+    trunk, descriptor = TRUNKS[name]
+    network = FaceNetwork(name, trunk(stem_stride), descriptor, subjects, image_size, stem_stride)
+    return network.to(memory_format=torch.channels_last)
+
+
+def load_imagenet(network: FaceNetwork, weights: str) -> None:
+    """Starts the trunk from ImageNet weights in torchvision's names.
+
+    weights: a safetensors or .pth file, or "torchvision" to download torchvision's own. They expect 0-1 values divided
+    by ImageNet's deviations; ours are 0-255, so the first convolution's weights are divided by each channel's
+    deviation relative to the mean one. The common factor that remains is left to the batch normalisation after it.
+    Raises ValueError when the file does not hold the network's layers.
+    """
+    theirs = _read_weights(network.config["name"], weights)
+    ours = network.features.state_dict()
+    names = {name: _torchvision_name(name) for name in ours}
+    missing = [n for key, n in names.items() if key.endswith("conv.weight") and n not in theirs]
+    if missing:
+        raise ValueError(f"{weights}: expected ImageNet weights of {network.config['name']} with the tensor "
+                         f"{missing[0]}; found {', '.join(list(theirs)[:3])}, ...")
+    chosen = {key: theirs[n].float() for key, n in names.items() if n in theirs}
+    for key, tensor in chosen.items():
+        if tensor.shape != ours[key].shape:
+            raise ValueError(f"{weights}: expected {names[key]} of shape {tuple(ours[key].shape)}, "
+                             f"found {tuple(tensor.shape)}")
+    stem = next(iter(chosen))
+    deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
+    chosen[stem] = chosen[stem] * deviation.mean() / deviation
+    network.features.load_state_dict(chosen, strict=False)
+
+
+def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
+    if weights == "torchvision":
+        return torchvision.models.get_model({"squeezenet": "squeezenet1_1"}[name], weights="DEFAULT").state_dict()
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no file of weights at {path}; expected a .safetensors or .pth file, or 'torchvision'")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _torchvision_name(key: str) -> str:
+    """torchvision's name of a tensor of ours: conv1.conv.weight is features.0.weight."""
+    indices = {layer: index for index, layer in SQUEEZENET_LAYERS.items()}
+    layer, rest = key.split(".", 1)
+    layer = {"conv1": "features.0", "conv10": "classifier.1"}.get(layer) or f"features.{indices[layer]}"
+    return f"{layer}.{rest}".replace(".conv.weight", ".weight")
+
+
+def descriptors(network: FaceNetwork, faces: FaceSet, batch_size: int = 64) -> np.ndarray:
+    """Descriptors of every image's centre crop, (images, descriptor) float32, not normalised; in evaluation mode."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            batches = centre_batches(faces, network.config["image_size"], batch_size)
+            found = [network.embed(normalise(images, device)).float().cpu().numpy()
+                     for images, _ in batches]
+    finally:
+        network.train(training)
+    return np.concatenate(found)

@@ -1,0 +1,25 @@
+"""Progress with rate and time left: a bar where a person waits, plain lines now and then in batch."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import tqdm.auto
+import tqdm.std
+
+BATCH = "FACELIB_BATCH"  # environment variable: the seconds between two lines; set by facelib.batch
+
+
+class _Lines(tqdm.std.tqdm):
+    def display(self, msg=None, pos=None):
+        if self.n > self.initial:
+            print(str(self).strip(), file=sys.stderr, flush=True)
+
+
+def progress(iterable=None, what: str = "", total: int | None = None, unit: str = "it", initial: int = 0):
+    """tqdm over an iterable: a bar in a terminal or a notebook, lines when FACELIB_BATCH is set."""
+    if os.environ.get(BATCH):
+        return _Lines(iterable, what, total, unit=unit, initial=initial, mininterval=float(os.environ[BATCH]), maxinterval=1e9,
+                      miniters=1, bar_format="{desc}: {n_fmt} of {total_fmt} {unit}, {rate_fmt}, {remaining} left{postfix}")
+    return tqdm.auto.tqdm(iterable, what, total, unit=unit, initial=initial, mininterval=1, leave=False)

@@ -1,0 +1,220 @@
+"""Score, remove, repeat: iterative filter pruning that can be killed at any moment and goes on to the same bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from facelib import networks
+from facelib.channels import ChannelGraph
+from facelib.faces.crops import training_batches
+from facelib.faces.faceset import FaceSet
+from facelib.importance import CRITERIA, Importance
+from facelib.networks import FaceNetwork
+from facelib.progress import progress
+from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
+from facelib.training import (Recipe, backward, check_finite, choose_precision, device, keep_freed_memory, load_momentum,
+                              momentum, optimizer_for, train)
+
+Evaluate = Callable[[FaceNetwork], pd.DataFrame]  # rows of protocol, pair, template_size, metric, value, ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How filters are removed, step by step.
+
+    criterion: one of importance.CRITERIA. step_share: filters removed at each step, as a share of the unpruned
+    network's. last_share: the share at which to stop. batches_per_step: mini-batches whose scores are averaged for a
+    step; 0 is one epoch, as in the papers. learning_rate: of the updates on those same mini-batches; 0 scores only.
+    evaluate_every: steps between two evaluations. keep_descriptor: whether the last convolution, whose pooled output
+    is the descriptor, keeps all its filters.
+    """
+
+    criterion: str = "taylor_weight"
+    step_share: float = 0.01
+    last_share: float = 0.60
+    batches_per_step: int = 0
+    learning_rate: float = 0.002
+    evaluate_every: int = 1
+    keep_descriptor: bool = False
+
+    def __post_init__(self):
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion is one of {', '.join(CRITERIA)}, found '{self.criterion}'")
+        if not 0 < self.step_share <= self.last_share < 1:
+            raise ValueError("step_share and last_share are shares with 0 < step_share <= last_share < 1, "
+                             f"found {self.step_share} and {self.last_share}")
+        if self.batches_per_step < 0 or self.learning_rate < 0 or self.evaluate_every < 1:
+            raise ValueError("batches_per_step and learning_rate are at least 0, evaluate_every at least 1; found "
+                             f"{self.batches_per_step}, {self.learning_rate} and {self.evaluate_every}")
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.last_share / self.step_share - 1e-9)
+
+    def evaluated(self, step: int) -> bool:
+        return step % self.evaluate_every == 0 or step == self.steps
+
+
+@dataclass
+class Tables:
+    """What a pruning run found. curve: one row per stage, step and metric; layers: one per stage, step and layer."""
+
+    curve: pd.DataFrame
+    layers: pd.DataFrame
+
+
+def graph_of(network: FaceNetwork, keep_descriptor: bool = False) -> ChannelGraph:
+    """The network's channel graph; the layer that makes the descriptor may be kept whole."""
+    size = network.config["image_size"]
+    example = torch.zeros(1, 3, size, size, device=next(network.parameters()).device)
+    last = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)][-1]
+    return ChannelGraph(network, example, keep=(last,) if keep_descriptor else ())
+
+
+def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], count: int, minimum: int = 1) -> list[int]:
+    """The groups with the lowest scores that together hold `count` filters, up to the last group.
+
+    One ranking over all layers; equal scores go by group id. A group whose layer would keep fewer than `minimum`
+    filters stays. Raises ValueError when fewer than `count` filters can be removed.
+    """
+    groups, scores = np.asarray(groups), np.asarray(scores)
+    layers_of = graph.groups["layers"].to_dict()
+    filter_groups = {layer: graph.filter_groups(layer) for layer in graph.layers.index}
+    left = {layer: len(ids) for layer, ids in filter_groups.items()}
+    chosen, removed = [], 0
+    for index in np.lexsort((groups, scores)):
+        group = int(groups[index])
+        if removed >= count or group not in layers_of:  # what may never leave has no layers there
+            continue
+        leaving = {layer: int((filter_groups[layer] == group).sum()) for layer in layers_of[group]}
+        if all(left[layer] - filters >= minimum for layer, filters in leaving.items()):
+            for layer, filters in leaving.items():
+                left[layer] -= filters
+                removed += filters
+            chosen.append(group)
+    if removed < count:
+        raise ValueError(f"asked to remove {count} filters, but only {removed} can go while every layer keeps {minimum}")
+    return chosen
+
+
+def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int,
+          folder: Path) -> Tables:
+    """Prunes a trained network in place, step by step: average the scores of a step's mini-batches (and train on them),
+    remove the filters that matter least, evaluate.
+
+    Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
+    and every evaluated network stays as folder/pruned-STEP.safetensors, for `load`. A finished run is not repeated.
+    Returns the tables of stage "pruned". Raises TrainingError when the loss is no longer finite.
+    """
+    folder = Path(folder)
+    path = folder / "pruning.safetensors"
+    keep_freed_memory()
+    network.to(device())
+    graph = graph_of(network, schedule.keep_descriptor)
+    total = graph.filters
+    optimizer = optimizer_for(network, recipe, schedule.learning_rate)
+    curve, layers = [], []
+    if path.exists():
+        tensors, saved = load_checkpoint(path)
+        graph.remove(tensors["removed"], optimizer)
+        network.load_state_dict(under("network", tensors))
+        load_momentum(optimizer, network, under("momentum", tensors))
+        first, precision, curve, layers = saved["step"] + 1, saved["precision"], saved["curve"], saved["layers"]
+    else:
+        first, precision = 0, choose_precision(network, recipe)
+
+    per_step = schedule.batches_per_step or -(-len(training) // recipe.batch_size)
+    about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "pruned"}
+    with progress(range(first, schedule.steps + 1), "pruning", schedule.steps + 1, "steps", first) as bar:
+        for step in bar:
+            if step > 0:
+                torch.manual_seed(int(np.random.SeedSequence([seed, 3, step]).generate_state(1)[0]))  # for dropout
+                batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
+                                           (step - 1) * per_step, step * per_step)
+                importance = score(network, graph, schedule.criterion, batches, recipe, precision, optimizer, seed + step, path)
+                asked = round(step * schedule.step_share * total) - (total - graph.filters)
+                graph.remove(choose(graph, *importance.scores(), asked), optimizer)
+            if schedule.evaluated(step):
+                found = {"step": step} | size_columns(network, graph)
+                rows = evaluate(network)
+                curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
+                layers += layer_rows(graph, about, step)
+                save_network(folder / f"pruned-{step:03d}.safetensors", network, graph)
+                bar.set_postfix(filters=graph.filters, first_metric=f"{rows['value'].iloc[0]:.4f}")
+            save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
+                            | {"removed": graph.removed},
+                            {"network": network.config, "schedule": asdict(schedule), "step": step, "precision": precision,
+                             "curve": curve, "layers": layers})
+    return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
+
+
+def score(network: FaceNetwork, graph: ChannelGraph, criterion: str, batches, recipe: Recipe, precision: str,
+          optimizer: torch.optim.Optimizer, seed: int, checkpoint: Path) -> Importance:
+    """Scores averaged over the mini-batches, taken before each update of the weights (none at learning rate 0)."""
+    network.train()
+    with Importance(network, graph, criterion, seed) as importance:
+        for number, (images, labels) in enumerate(batches):
+            loss = backward(network, images, labels, recipe, precision)
+            check_finite(network, loss, number, checkpoint)
+            importance.collect()
+            if optimizer.param_groups[0]["lr"] > 0:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return importance
+
+
+def size_columns(network: FaceNetwork, graph: ChannelGraph) -> dict:
+    """Filters, groups, parameters and MACs of the network that makes descriptors: without the training classifier."""
+    classifier, total = network.classifier, graph.layers["out_channels_original"].sum()
+    return {"filters": graph.filters, "groups": len(graph.groups), "filters_removed_pct": 100 * (1 - graph.filters / total),
+            "parameters": graph.parameters - sum(p.numel() for p in classifier.parameters()),
+            "macs": graph.macs - classifier.weight.numel()}
+
+
+def layer_rows(graph: ChannelGraph, about: dict, step: int) -> list[dict]:
+    table = graph.layers.rename_axis("layer").reset_index()
+    columns = ["layer", "kind", "depth", "out_channels_original", "out_channels"]
+    return [about | {"step": step} | row for row in table[columns].to_dict("records")]
+
+
+def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph) -> None:
+    save_checkpoint(path, prefixed("network", network.state_dict()) | {"removed": graph.removed}, {"network": network.config})
+
+
+def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
+    """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit."""
+    tensors, saved = load_checkpoint(path)
+    network = networks.build(**saved["network"]).eval()
+    graph = graph_of(network)
+    graph.remove(tensors["removed"])
+    network.load_state_dict(under("network", tensors))
+    return network, graph
+
+
+def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
+              recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
+    """Retrains the networks that `prune` left in `folder` at `shares` of the filters removed, each from there on its own.
+
+    Returns the tables of stage "fine-tuned". Resumable, as training is. Raises ValueError when a share was not evaluated.
+    """
+    curve, layers = [], []
+    for share in progress(shares, "fine-tuning", unit="networks"):
+        step = round(share / schedule.step_share)
+        path = Path(folder) / f"pruned-{step:03d}.safetensors"
+        if not path.exists():
+            raise ValueError(f"no network was kept at {share:.0%} of the filters removed (step {step}); fine-tune at "
+                             f"shares that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
+        network, graph = load(path)
+        train(network, training, validation, recipe, seed, Path(folder) / f"fine-tuned-{step:03d}")
+        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "fine-tuned"}
+        found = about | {"step": step} | size_columns(network, graph)
+        curve += pd.DataFrame([found]).merge(evaluate(network), how="cross").to_dict("records")
+        layers += layer_rows(graph, about, step)
+    return Tables(pd.DataFrame(curve), pd.DataFrame(layers))

@@ -1,0 +1,135 @@
+"""Tidy tables, run folders named by what was asked, and the manifest that says how numbers came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+
+from facelib.storage import replacing
+
+CURVE = ["network", "criterion", "seed", "stage", "step", "filters", "groups", "filters_removed_pct", "parameters", "macs",
+         "protocol", "pair", "template_size", "metric", "value", "ci_low", "ci_high", "genuine", "impostor"]
+LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "depth", "out_channels_original", "out_channels"]
+PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder for what one configuration computes: the same configuration finds it again, another one gets another."""
+
+    folder: Path
+    config: dict
+
+    @classmethod
+    def open(cls, runs: Path, name: str, config: dict) -> Run:
+        """The folder runs/NAME-HASH of a configuration (what JSON can hold), made when it is not there."""
+        text = json.dumps(config, sort_keys=True)
+        run = cls(Path(runs) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", config)
+        write_json(run.folder / "config.json", config)
+        return run
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the block's duration to durations.json, also when the block fails: a resumed part adds up."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            durations = self.durations()
+            write_json(self.folder / "durations.json", durations | {part: durations.get(part, 0.0) + time.monotonic() - start})
+
+    def durations(self) -> dict[str, float]:
+        """Seconds spent so far on each timed part."""
+        path = self.folder / "durations.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_json(path: Path, content: dict) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_table(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    """Writes a tidy table as CSV, atomically; floats with all their digits, so that reading gives the same numbers."""
+    with replacing(path) as temporary:
+        table[columns].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def manifest(config: dict, durations: dict[str, float], **more) -> dict:
+    """How results came about: versions, commit, machine, parameters, durations in seconds."""
+    import torch  # figures are redrawn without it
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    device = {"processor": processor(), "threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability(),
+              "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+    return {"config": config, "versions": versions, "commit": commit(), "device": device,
+            "seconds": {part: round(seconds, 1) for part, seconds in durations.items()}} | more
+
+
+def processor() -> str:
+    """The processor's name, as well as the platform tells."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with "-dirty" when files differ from it; None outside a git checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...] = (0, 10, 20, 30, 40, 50, 60)) -> pd.DataFrame:
+    """A metric in percent, with its interval, at the evaluated steps nearest to `removed` percent of the filters.
+
+    One row per stage and step, with the parameters left; one column per pose pair and template size.
+    """
+    rows = curve[curve["metric"] == metric]
+    if rows.empty:
+        raise ValueError(f"no rows of the metric '{metric}'; the table has {', '.join(sorted(curve['metric'].unique()))}")
+    steps = rows.groupby("step")["filters_removed_pct"].first()
+    wanted = {int((steps - share).abs().idxmin()) for share in removed if share <= steps.max() + 1}
+    rows = rows[rows["step"].isin(wanted)]
+    images = rows["template_size"].map(lambda size: "single images" if size == 1 else f"templates of {size}")
+    text = rows.apply(lambda row: f"{100 * row.value:.1f} ({100 * row.ci_low:.1f} to {100 * row.ci_high:.1f})", axis=1)
+    removed_text = rows["filters_removed_pct"].map("{:.0f} %".format)
+    table = pd.DataFrame({"stage": rows["stage"], "removed": removed_text, "step": rows["step"],
+                          "parameters": rows["parameters"].map("{:,}".format), "column": rows["pair"] + ", " + images, "text": text})
+    order = table["column"].unique()
+    table = table.pivot(index=["stage", "step", "removed", "parameters"], columns="column", values="text")[order]
+    table = table.sort_index(key=lambda level: level.map({"pruned": 0, "fine-tuned": 1, "control": 2}) if level.name == "stage" else level)
+    return table.droplevel("step").rename_axis(columns=None)
+
+

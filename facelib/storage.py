@@ -1,0 +1,63 @@
+"""Files that are either whole or not there: atomic writing, and checkpoints without pickle (safetensors)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or does not fit."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    A kill or a full disk at any moment leaves the file that was there before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: dict) -> None:
+    """Writes tensors and what JSON can hold into one safetensors file, atomically."""
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                  {"facelib": json.dumps(metadata)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors (on the CPU) and metadata of a checkpoint. Raises CheckpointError when it is not one, or cut short."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "facelib" not in metadata:
+                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of facelib")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facelib"])
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}. Delete it to start its part anew.") from error
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name starts with prefix/, without it."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

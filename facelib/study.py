@@ -1,0 +1,194 @@
+"""One study of one network: a notebook's parameters, checked, and the steps that follow from them.
+
+The notebooks of all networks share it. Every step finds what an earlier execution left in the run's folder and goes on
+from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from facelib import faces, networks, pruning, results, training, verification
+from facelib.faces import FaceSet
+from facelib.networks import FaceNetwork
+from facelib.pruning import Schedule, Tables
+from facelib.training import Recipe
+
+
+@dataclass(frozen=True)
+class Study:
+    """The parameters of a study; the notebooks' parameters cells say what each means.
+
+    Raises ValueError when one does not fit, before anything is computed.
+    """
+
+    network: str
+    preset: str
+    seed: int
+    source: str
+    root: str
+    source_options: dict
+    test_share: float
+    more_training: list
+    overlaps: str
+    image_size: int
+    stem_stride: int
+    imagenet: str
+    validation_share: float
+    batch_size: int
+    epochs: int
+    schedule: str
+    learning_rates: list
+    patience: int
+    label_smoothing: float
+    precision: str
+    criterion: str
+    step_share: float
+    last_share: float
+    batches_per_step: int
+    pruning_learning_rate: float
+    evaluate_every: int
+    keep_descriptor: bool
+    finetune_shares: list
+    finetune_epochs: int
+    finetune_learning_rate: float
+    template_sizes: list
+    resamples: int
+    runs: str
+    results: str
+
+    @classmethod
+    def from_parameters(cls, network: str, names: dict) -> Study:
+        """The study that a notebook's parameters cell describes; names: the notebook's globals()."""
+        return cls(network=network, **{field.name: names[field.name] for field in fields(cls) if field.name != "network"})
+
+    def __post_init__(self):
+        self.recipe, self.pruning_schedule, self.finetune_recipe  # noqa: B018  each checks its own
+        evaluated = self.pruning_schedule.evaluated
+        wrong = [share for share in self.finetune_shares
+                 if not 0 < share <= self.last_share or not evaluated(round(share / self.step_share))]
+        if wrong:
+            raise ValueError(f"finetune_shares has {wrong[0]}, where pruning does not evaluate: it does every "
+                             f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
+        if not self.template_sizes or min(self.template_sizes) < 1:
+            raise ValueError(f"template_sizes are numbers of images, at least 1, found {self.template_sizes}")
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return Recipe(self.batch_size, self.epochs, self.schedule, tuple(self.learning_rates), self.patience,
+                      label_smoothing=self.label_smoothing, precision=self.precision)
+
+    @cached_property
+    def finetune_recipe(self) -> Recipe:
+        return Recipe(self.batch_size, max(1, self.finetune_epochs), "one-cycle", (self.finetune_learning_rate,),
+                      label_smoothing=self.label_smoothing, precision=self.precision)
+
+    @cached_property
+    def pruning_schedule(self) -> Schedule:
+        return Schedule(self.criterion, self.step_share, self.last_share, self.batches_per_step,
+                        self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor)
+
+    @cached_property
+    def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet]:
+        learning, test = faces.load_split(self.source, self.root, self.test_share, self.more_training, self.overlaps,
+                                          **self.source_options)
+        return *faces.hold_out_images(learning, self.validation_share, self.seed), test
+
+    @property
+    def training(self) -> FaceSet:
+        """The images that train and prune the network."""
+        return self._faces[0]
+
+    @property
+    def validation(self) -> FaceSet:
+        """Images of the training subjects, held out to steer the learning rate and to choose the best epoch."""
+        return self._faces[1]
+
+    @property
+    def test(self) -> FaceSet:
+        """Images of people that training never saw."""
+        return self._faces[2]
+
+    @cached_property
+    def protocols(self) -> list[verification.Protocol]:
+        """Every pose pair of the test faces, for every template size."""
+        return [protocol for size in self.template_sizes
+                for protocol in verification.pose_pairs(self.test.subjects, self.test.poses, size)]
+
+    @cached_property
+    def baseline_run(self) -> results.Run:
+        """Where the unpruned network is: named by all that decides its weights."""
+        imagenet = results.file_hash(self.imagenet) if Path(self.imagenet).is_file() else self.imagenet
+        config = {"network": self.network, "seed": self.seed, "image_size": self.image_size, "stem_stride": self.stem_stride,
+                  "imagenet": imagenet, "recipe": asdict(self.recipe), "training": self.training.fingerprint(),
+                  "validation": self.validation.fingerprint()}
+        return results.Run.open(Path(self.runs), f"{self.network}-baseline", config)
+
+    @cached_property
+    def run(self) -> results.Run:
+        """Where the pruned networks are: named by all that decides the tables."""
+        config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.pruning_schedule),
+                  "finetune_shares": self.finetune_shares, "finetune": asdict(self.finetune_recipe),
+                  "template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint()}
+        return results.Run.open(Path(self.runs), f"{self.network}-pruning", config)
+
+    @property
+    def folder(self) -> Path:
+        """Where tables and figures go."""
+        return Path(self.results) / self.preset / self.network
+
+    def sizes(self) -> pd.DataFrame:
+        """Images, subjects and images per pose of the three sets. Reads every image once, and raises FaceError that
+        lists those that cannot be read: better now than after an hour of training."""
+        rows = {}
+        for name in ("training", "validation", "test"):
+            chosen = getattr(self, name)
+            chosen.verify()
+            poses = pd.Series(chosen.poses).fillna("any").value_counts()
+            rows[name] = {"subjects": len(set(chosen.subjects)), "images": len(chosen)} | poses.to_dict()
+        return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int)
+
+    def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
+        """The unpruned network and its training history, one row per epoch."""
+        torch.manual_seed(self.seed)
+        network = networks.build(self.network, len(set(self.training.subjects)), self.image_size, self.stem_stride)
+        if self.imagenet:
+            networks.load_imagenet(network, self.imagenet)
+        with self.baseline_run.timed("training"):
+            history = training.train(network, self.training, self.validation, self.recipe, self.seed, self.baseline_run.folder)
+        return network, history
+
+    def verify(self, network: FaceNetwork) -> pd.DataFrame:
+        """EER and FRR at FAR 0.1 % of the test faces on every protocol, with intervals over subjects."""
+        found = networks.descriptors(network, self.test)
+        return pd.concat([verification.evaluate(protocol, found, resamples=self.resamples) for protocol in self.protocols],
+                         ignore_index=True)
+
+    def pruned(self, network: FaceNetwork) -> Tables:
+        """Prunes the network step by step, fine-tunes where asked, and saves tables and manifest."""
+        with self.run.timed("pruning"):
+            tables = pruning.prune(network, self.training, self.pruning_schedule, self.recipe, self.verify, self.seed,
+                                   self.run.folder)
+        with self.run.timed("fine-tuning"):
+            tuned = pruning.fine_tune(self.run.folder, self.finetune_shares, self.training, self.validation,
+                                      self.pruning_schedule, self.finetune_recipe, self.verify, self.seed)
+        tables = Tables(pd.concat([tables.curve, tuned.curve], ignore_index=True),
+                        pd.concat([tables.layers, tuned.layers], ignore_index=True))
+        self.save(tables)
+        return tables
+
+    def save(self, tables: Tables) -> None:
+        """Writes curve.csv, layers.csv and manifest.json into the results folder."""
+        results.write_table(tables.curve, results.CURVE, self.folder / "curve.csv")
+        results.write_table(tables.layers, results.LAYERS, self.folder / "layers.csv")
+        private = ("root", "more_training", "overlaps", "imagenet", "runs", "results")  # paths of one machine
+        parameters = {name: value for name, value in asdict(self).items() if name not in private}
+        config = {"parameters": parameters, "baseline": self.baseline_run.config, "pruning": self.run.config}
+        counts = self.sizes().to_dict("index")
+        results.write_json(self.folder / "manifest.json", results.manifest(
+            config, self.baseline_run.durations() | self.run.durations(), faces=counts))

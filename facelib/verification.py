@@ -1,0 +1,585 @@
+"""Verification as biometrics does it: protocols, scores, error rates, intervals over subjects.
+
+Terms of ISO/IEC 19795-1, at comparison level: FAR is its FMR (impostor comparisons accepted), FRR its FNMR (genuine
+comparisons rejected). A comparison is accepted when its similarity score >= threshold. Rates are fractions.
+
+Every error rate is exact whatever the number of comparisons. FRR changes only at genuine scores, so the whole curve of
+error rates is known from the number of impostor scores below each of them (and at it); those are counted block by block,
+and neither the impostor scores nor their order is ever held in memory.
+
+Intervals resample subjects, never comparisons: comparisons that share a person are not independent. A resample draws
+as many subjects as there are, with replacement; a subject drawn w times counts w times. A genuine comparison of subject
+s then weighs w_s, because each copy brings its own genuine comparisons, and an impostor comparison of a and b weighs
+w_a * w_b, because every copy of a meets every copy of b. Copies of one subject are not compared with each other: such a
+comparison is neither genuine (w_s**2 would count it as one) nor impostor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics.pairwise import additive_chi2_kernel
+
+POSES = ("frontal", "three-quarter", "profile")
+BLOCK = 2**22  # scores held at a time
+FINE = 256  # genuine scores at which a resample's error rates are counted
+
+# ------------------------------------------------------------------------------------------ error rates of given scores
+
+
+class OperatingPoint(NamedTuple):
+    """Accepting scores >= threshold gives these error rates (fractions). An infinite threshold accepts nothing."""
+
+    threshold: float
+    far: float
+    frr: float
+
+
+def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """Error rate at the threshold where false rejections equal false acceptances.
+
+    genuine, impostor: 1-D similarity scores, higher = more alike, any range.
+    Returns a fraction in [0, 1]; linear interpolation between the two thresholds around the crossing
+    (ISO/IEC 19795-1 terms: FRR is FNMR, FAR is FMR at comparison level).
+    Raises ValueError when either is empty or holds NaN.
+    """
+    genuine, impostor = _checked(genuine, impostor)
+    far, frr, _ = _corners(genuine, _slices(impostor))
+    return float(_equal_error(far, frr))
+
+
+def frr_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> float:
+    """FRR at the largest achieved FAR that is not above `far`; see `operating_point`."""
+    return operating_point(genuine, impostor, far).frr
+
+
+def operating_point(genuine: np.ndarray, impostor: np.ndarray, far: float) -> OperatingPoint:
+    """The lowest threshold whose FAR is not above `far`, with the FAR achieved there and the FRR.
+
+    genuine, impostor: 1-D similarity scores; far: target in [0, 1].
+    The threshold is a score, or infinite when only rejecting everything keeps to the target.
+    Raises ValueError when a side is empty or holds NaN, or the target is not a fraction.
+    """
+    genuine, impostor = _checked(genuine, impostor)
+    _check_far(far)
+    n = impostor.size
+    allowed = int(far * n)
+    allowed += (allowed + 1) / n <= far  # far * n may round below the whole number that it is
+    if allowed >= n:
+        return OperatingPoint(float(min(genuine.min(), impostor.min())), 1.0, 0.0)
+    highest_rejected = np.partition(impostor, n - 1 - allowed)[n - 1 - allowed]
+    accepted, matched = impostor > highest_rejected, genuine > highest_rejected
+    threshold = min(np.min(impostor, where=accepted, initial=np.inf), np.min(genuine, where=matched, initial=np.inf))
+    return OperatingPoint(float(threshold), np.count_nonzero(accepted) / n, 1 - np.count_nonzero(matched) / genuine.size)
+
+
+def det_curve(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """FAR and FRR at every distinct score as threshold, and at infinity, where nothing is accepted.
+
+    genuine, impostor: 1-D similarity scores. Returns far (falling from 1 to 0), frr (rising from 0 to 1), thresholds
+    (ascending), all 1-D. The ROC curve is (far, 1 - frr). Raises ValueError when either side is empty or holds NaN.
+    """
+    genuine, impostor = _checked(genuine, impostor)
+    scores = np.union1d(genuine, impostor)
+    accepted = impostor.size - np.searchsorted(np.sort(impostor), scores)
+    rejected = np.searchsorted(np.sort(genuine), scores)
+    return (np.append(accepted / impostor.size, 0.0), np.append(rejected / genuine.size, 1.0), np.append(scores, np.inf))
+
+
+def auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """Area under the ROC curve: chance that a genuine score exceeds an impostor score, ties counted as half."""
+    genuine, impostor = _checked(genuine, impostor)
+    far, frr, _ = _corners(genuine, _slices(impostor))
+    return float(-np.trapezoid(1 - frr, far))
+
+
+def score_histogram(genuine: np.ndarray, impostor: np.ndarray, bins: int = 100):
+    """Share of the genuine and of the impostor scores in `bins` equal bins over all finite scores.
+
+    Returns edges (bins + 1,), genuine (bins,), impostor (bins,); each share sums to 1.
+    """
+    genuine, impostor = _checked(genuine, impostor)
+    edges = np.histogram_bin_edges([min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max())], bins)
+    return edges, *(np.histogram(scores, edges)[0] / scores.size for scores in (genuine, impostor))
+
+
+def _checked(genuine, impostor) -> tuple[np.ndarray, np.ndarray]:
+    for side, scores in (("genuine", genuine), ("impostor", impostor)):
+        if np.ndim(scores) != 1 or np.size(scores) == 0:
+            raise ValueError(f"{side} scores: expected a 1-D array of at least one score, found shape {np.shape(scores)}")
+        if np.isnan(scores).any():
+            raise ValueError(f"{np.isnan(scores).sum()} of {np.size(scores)} {side} scores are NaN; "
+                             "look for NaN in the descriptors they come from")
+    dtype = np.result_type(genuine, impostor, np.float32)
+    return np.asarray(genuine, dtype), np.asarray(impostor, dtype)
+
+
+def _check_far(far: float) -> None:
+    if not 0 <= far <= 1:
+        raise ValueError(f"far: expected a fraction from 0 to 1, found {far}")
+
+
+def _slices(scores: np.ndarray) -> Iterator[np.ndarray]:
+    return (scores[start:start + BLOCK] for start in range(0, scores.size, BLOCK))
+
+
+def _corners(genuine: np.ndarray, impostor: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """FAR and FRR at and just above every distinct genuine score; straight lines between them are the whole curve.
+
+    impostor: blocks of scores. Returns far, frr, thresholds, starting at (1, 0) and ending at (0, 1).
+    """
+    scores, counts = np.unique(genuine, return_counts=True)
+    thresholds = _at_and_above(scores)
+    rejected, total = np.zeros(thresholds.size, np.int64), 0
+    for block in impostor:
+        block = np.sort(block)
+        rejected[::2] += np.searchsorted(block, scores)
+        rejected[1::2] += np.searchsorted(block, scores, side="right")
+        total += block.size
+    above = np.cumsum(counts)
+    frr = np.stack([above - counts, above], axis=1).ravel() / genuine.size
+    return _with_ends((total - rejected) / total, frr, thresholds)
+
+
+def _at_and_above(scores: np.ndarray) -> np.ndarray:
+    """Each score followed by the next larger number, the lowest threshold that rejects it."""
+    return np.stack([scores, np.nextafter(scores, scores.dtype.type(np.inf))], axis=-1).ravel()
+
+
+def _with_ends(far: np.ndarray, frr: np.ndarray, thresholds: np.ndarray):
+    """The curve, (..., thresholds), between the threshold that accepts everything and the one that accepts nothing."""
+    pad = [(0, 0)] * (far.ndim - 1) + [(1, 1)]
+    return (np.pad(far, pad, constant_values=(1, 0)), np.pad(frr, pad, constant_values=(0, 1)),
+            np.pad(thresholds, 1, constant_values=(-np.inf, np.inf)))
+
+
+def _equal_error(far: np.ndarray, frr: np.ndarray) -> np.ndarray:
+    """Where curves, (..., thresholds), cross FAR = FRR; linear between thresholds."""
+    high = _crossing("eer", far, frr)[..., None]
+    far_low, far_high = (np.take_along_axis(far, i, -1)[..., 0] for i in (high - 1, high))
+    frr_low, frr_high = (np.take_along_axis(frr, i, -1)[..., 0] for i in (high - 1, high))
+    share = (far_low - frr_low) / (far_low - frr_low + frr_high - far_high)
+    return frr_low + share * (frr_high - frr_low)
+
+
+def _crossing(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
+    """The first threshold (its position on the last axis, never 0) at or beyond the metric's operating point."""
+    if metric == "eer":
+        return np.argmax(frr >= far, axis=-1)
+    return np.maximum(np.argmax(far <= _target(metric), axis=-1), 1)
+
+
+def _metric(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
+    if metric == "eer":
+        return _equal_error(far, frr)
+    reached = np.argmax(far <= _target(metric), axis=-1)
+    return np.take_along_axis(frr, reached[..., None], -1)[..., 0]
+
+
+def _target(metric: str) -> float:
+    """The target FAR in a metric's name, such as frr_at_far_0.001."""
+    try:
+        far = float(metric.removeprefix("frr_at_far_"))
+    except ValueError:
+        raise ValueError(f"metric: expected eer or frr_at_far_<fraction> (accuracy for folds), found {metric!r}") from None
+    _check_far(far)
+    return far
+
+# --------------------------------------------------------------------------------------------------------- similarities
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of every row of a, (m, d), with every row of b, (n, d): (m, n), 1 = same direction.
+
+    Raises ValueError when a row is all zeros.
+    """
+    return _dot(_scaled(a, 2), _scaled(b, 2))
+
+
+def chi_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Minus the chi-square distance sum (x - y)^2 / (x + y) of every row of a, (m, d), with every row of b, (n, d).
+
+    Rows are divided by their sums first, as histograms are; 0 = same, -2 = nothing in common.
+    Raises ValueError when a value is negative or a row is all zeros.
+    """
+    return additive_chi2_kernel(_scaled(a, 1), _scaled(b, 1))
+
+
+def _scaled(rows: np.ndarray, order: int) -> np.ndarray:
+    norms = np.linalg.norm(rows, order, axis=1, keepdims=True)
+    if not norms.all():
+        raise ValueError(f"descriptor {np.argmin(norms)} is all zeros: it is similar to nothing")
+    return rows / norms
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a @ b.T
+
+
+# What to do to the descriptors once, then to every pair of blocks of them.
+SIMILARITIES = {"cosine": (lambda rows: _scaled(rows, 2), _dot),
+                "chi_square": (lambda rows: _scaled(rows, 1), additive_chi2_kernel)}
+
+# ------------------------------------------------------------------------------------------------------------ protocols
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which templates there are, and which are compared with which.
+
+    templates: the image indices of each template; subjects: the subject of each template.
+    first, second: indices of templates; each in `first` is compared with each in `second`, or, when `second` is None,
+        with each other in `first` once. Two templates of one subject make a genuine comparison, others an impostor one.
+    """
+
+    name: str
+    pair: str
+    template_size: int
+    templates: tuple[np.ndarray, ...]
+    subjects: np.ndarray
+    first: np.ndarray
+    second: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class PairProtocol:
+    """Listed comparisons in folds: image first[i] with image second[i], genuine when same[i], in fold[i].
+
+    subjects: the subject of every image, or None where only `same` is known (then only the accuracy has an interval).
+    """
+
+    name: str
+    pair: str
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    fold: np.ndarray
+    subjects: np.ndarray | None
+    template_size: int = 1
+
+
+def pose_pairs(subjects: Sequence, poses: Sequence, template_size: int) -> list[Protocol]:
+    """One protocol for every unordered pair of poses, from frontal-frontal on.
+
+    subjects, poses: one entry per image; poses all None stand for one pose called "any".
+    template_size 1: every image is a template. Otherwise a subject's images of one pose make, in their order, templates
+        of min(template_size, images // 2), so that there are two at least; images left over are not used, nor is a pose
+        of which a subject has a single image.
+    Same pose: unordered pairs of templates; two poses: each template of the one with each of the other. So 368 subjects
+    with 2 templates of each of 3 poses give 368 genuine comparisons for each pose and 1,472 for each pair of poses.
+    Raises ValueError when a pair of poses has fewer than two subjects or no genuine comparison.
+    """
+    subjects, poses = np.asarray(subjects).astype(str), _named(poses)
+    if template_size < 1 or len(subjects) != len(poses):
+        raise ValueError(f"expected template_size >= 1 and one pose per image, found template_size={template_size} and "
+                         f"{len(poses)} poses for {len(subjects)} images")
+    names = sorted(set(poses), key=lambda pose: (POSES.index(pose) if pose in POSES else len(POSES), pose))
+    templates, owners, pose_of = [], [], []
+    for (subject, pose), images in pd.Series(range(len(subjects))).groupby([subjects, poses]).indices.items():
+        size = 1 if template_size == 1 else min(template_size, len(images) // 2)
+        count = len(images) // size if size else 0
+        templates += [images[k * size:(k + 1) * size] for k in range(count)]
+        owners += [subject] * count
+        pose_of += [pose] * count
+    pose_of = np.array(pose_of)
+    protocols = [Protocol("pose_pairs", f"{a}-{b}", template_size, tuple(templates), np.array(owners),
+                          np.flatnonzero(pose_of == a), None if a == b else np.flatnonzero(pose_of == b))
+                 for a, b in combinations_with_replacement(names, 2)]
+    for protocol in protocols:
+        _check_comparable(protocol)
+    return protocols
+
+
+def all_against_all(subjects: Sequence) -> Protocol:
+    """Every image with every other, once. subjects: one entry per image. Raises as `pose_pairs` does."""
+    subjects = np.asarray(subjects).astype(str)
+    images = np.arange(len(subjects))
+    protocol = Protocol("all_against_all", "any-any", 1, tuple(images[:, None]), subjects, images, None)
+    _check_comparable(protocol)
+    return protocol
+
+
+def pair_folds(pairs: pd.DataFrame, subjects: Sequence | None = None, name: str = "pair_folds") -> PairProtocol:
+    """Listed pairs in folds, such as the 10 folds of LFW View 2.
+
+    pairs: columns image_a, image_b (positions of images), same (true or false), fold.
+    subjects: the subject of every image, or None where unknown.
+    Raises ValueError when a column is missing, `same` contradicts the subjects, there are fewer than two folds, or a
+    side has no pairs.
+    """
+    missing = {"image_a", "image_b", "same", "fold"} - set(pairs.columns)
+    if missing:
+        raise ValueError(f"pairs: expected columns image_a, image_b, same, fold; missing {sorted(missing)}")
+    first, second = (pairs[column].to_numpy(dtype=np.int64) for column in ("image_a", "image_b"))
+    same, fold = pairs["same"].to_numpy(dtype=bool), pairs["fold"].to_numpy()
+    if same.all() or not same.any() or len(set(fold)) < 2:
+        raise ValueError(f"pairs: expected genuine and impostor pairs in two folds or more, found {same.sum()} genuine and "
+                         f"{(~same).sum()} impostor pairs in {len(set(fold))} folds")
+    if subjects is not None:
+        subjects = np.asarray(subjects).astype(str)
+        wrong = np.flatnonzero((subjects[first] == subjects[second]) != same)
+        if wrong.size:
+            row = wrong[0]
+            raise ValueError(f"pairs: `same` contradicts the subjects in {wrong.size} rows, first row {row}: "
+                             f"{subjects[first[row]]} and {subjects[second[row]]} with same={same[row]}")
+    return PairProtocol(name, "any-any", first, second, same, fold, subjects)
+
+
+def _named(poses: Sequence) -> np.ndarray:
+    poses = np.asarray(poses, dtype=object)
+    unknown = pd.isna(poses)
+    if unknown.any() and not unknown.all():
+        raise ValueError(f"{unknown.sum()} of {poses.size} images have no pose; give every image a pose, or none")
+    return np.full(poses.shape, "any") if unknown.all() else poses.astype(str)
+
+
+def _check_comparable(protocol: Protocol) -> None:
+    first = protocol.subjects[protocol.first]
+    second = first if protocol.second is None else protocol.subjects[protocol.second]
+    people = len(set(first) | set(second))
+    genuine = len(set(first) & set(second)) if protocol.second is not None else len(first) - len(set(first))
+    if people < 2 or not genuine:
+        raise ValueError(f"{protocol.pair}, template size {protocol.template_size}: {people} subjects and "
+                         f"{genuine or 'no'} genuine comparisons; expected at least 2 subjects and a subject with two "
+                         "templates to compare. Add images or leave this pose out")
+
+# --------------------------------------------------------------------------------------------------- scores of protocols
+
+
+class Impostors(NamedTuple):
+    """A block of impostor scores, (n,): score k compares subject first[pair[k]] with subject second[pair[k]]."""
+
+    scores: np.ndarray
+    pair: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """The scores of a protocol: genuine ones held, each with its subject (numbered 0, 1, ...), impostor ones as blocks."""
+
+    subjects: int
+    genuine: np.ndarray
+    genuine_subject: np.ndarray
+    impostors: Callable[[], Iterator[Impostors]]
+
+
+def scores(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
+           similarity: str | Callable = "cosine") -> tuple[np.ndarray, np.ndarray]:
+    """All genuine and all impostor scores of a protocol; see `evaluate` for the arguments."""
+    found = _comparisons(protocol, descriptors, similarity)
+    return found.genuine, np.concatenate([block.scores for block in found.impostors()])
+
+
+def protocol_det(protocol: Protocol | PairProtocol, descriptors: np.ndarray, similarity: str | Callable = "cosine"):
+    """The DET curve of a protocol as far, frr, thresholds, exact for any number of comparisons in little memory.
+
+    The points are the ends of the curve's straight pieces: at every distinct genuine score and just above it.
+    """
+    found = _comparisons(protocol, descriptors, similarity)
+    return _corners(found.genuine, (block.scores for block in found.impostors()))
+
+
+def _comparisons(protocol: Protocol | PairProtocol, descriptors: np.ndarray, similarity: str | Callable) -> Comparisons:
+    descriptors = np.asarray(descriptors)
+    if descriptors.dtype.kind != "f":
+        descriptors = descriptors.astype(np.float32)
+    if descriptors.ndim != 2:
+        raise ValueError(f"descriptors: expected shape (images, dimensions), found {descriptors.shape}")
+    bad = ~np.isfinite(descriptors).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{bad.sum()} of {len(bad)} descriptors hold NaN or infinity, first that of image {bad.argmax()}")
+    if not callable(similarity) and similarity not in SIMILARITIES:
+        raise ValueError(f"similarity: expected {' or '.join(SIMILARITIES)} or a callable, found {similarity!r}")
+    prepare, compare_rows = (np.asarray, similarity) if callable(similarity) else SIMILARITIES[similarity]
+    if isinstance(protocol, PairProtocol):
+        return _listed(protocol, prepare(descriptors), compare_rows)
+    return _crossed(protocol, prepare(_means(protocol.templates, descriptors)), compare_rows)
+
+
+def _means(templates: tuple[np.ndarray, ...], descriptors: np.ndarray) -> np.ndarray:
+    """A template is the mean of its images' descriptors: (templates, dimensions)."""
+    images, sizes = np.concatenate(templates), np.array([len(template) for template in templates])
+    if images.max() >= len(descriptors):
+        raise ValueError(f"the protocol is for {images.max() + 1} images or more, found {len(descriptors)} descriptors")
+    sums = np.add.reduceat(descriptors[images], np.cumsum(sizes) - sizes, axis=0)
+    return sums / sizes[:, None].astype(sums.dtype)
+
+
+def _crossed(protocol: Protocol, templates: np.ndarray, compare_rows: Callable) -> Comparisons:
+    _, codes = np.unique(protocol.subjects, return_inverse=True)
+    subjects = codes.max() + 1
+    once = protocol.second is None
+
+    def sorted_by_subject(chosen: np.ndarray):
+        order = chosen[np.argsort(codes[chosen], kind="stable")]
+        return templates[order], codes[order]
+
+    rows, row_codes = sorted_by_subject(protocol.first)
+    columns, column_codes = (rows, row_codes) if once else sorted_by_subject(protocol.second)
+
+    genuine, genuine_subject = [], []
+    for subject in np.intersect1d(row_codes, column_codes):
+        block = compare_rows(rows[row_codes == subject], columns[column_codes == subject])
+        genuine.append(block[np.triu_indices(len(block), 1)] if once else block.ravel())
+        genuine_subject.append(np.full(genuine[-1].size, subject))
+
+    def impostors() -> Iterator[Impostors]:
+        step = max(1, BLOCK // len(columns))
+        for start in range(0, len(rows), step):
+            left = row_codes[start:start + step]
+            skip = start if once else 0
+            right = column_codes[skip:]
+            block = compare_rows(rows[start:start + step], columns[skip:])
+            # In subject order, a later subject in the columns is each unordered pair once.
+            kept = right > left[:, None] if once else right != left[:, None]
+            if kept.any():
+                many = left[-1] - left[0] + 1
+                pair = ((left - left[0]) * subjects)[:, None] + right
+                yield Impostors(block[kept], pair[kept], np.repeat(np.arange(left[0], left[-1] + 1), subjects),
+                                np.tile(np.arange(subjects), many))
+
+    return Comparisons(subjects, np.concatenate(genuine), np.concatenate(genuine_subject), impostors)
+
+
+def _listed(protocol: PairProtocol, images: np.ndarray, compare_rows: Callable) -> Comparisons:
+    values = _pair_scores(protocol, images, compare_rows)
+    if protocol.subjects is None:
+        codes, subjects = np.zeros(len(images), np.int64), 0
+    else:
+        names, codes = np.unique(protocol.subjects, return_inverse=True)
+        subjects = names.size
+    pairs, pair = np.unique(np.stack([codes[protocol.first], codes[protocol.second]])[:, ~protocol.same], axis=1,
+                            return_inverse=True)
+    impostors = Impostors(values[~protocol.same], pair.ravel(), *pairs)
+    return Comparisons(subjects, values[protocol.same], codes[protocol.first][protocol.same], lambda: iter([impostors]))
+
+
+def _pair_scores(protocol: PairProtocol, images: np.ndarray, compare_rows: Callable) -> np.ndarray:
+    highest = max(protocol.first.max(), protocol.second.max())
+    if highest >= len(images):
+        raise ValueError(f"the protocol is for {highest + 1} images or more, found {len(images)} descriptors")
+    return np.array([compare_rows(images[a:a + 1], images[b:b + 1])[0, 0]
+                     for a, b in zip(protocol.first, protocol.second, strict=True)])
+
+# -------------------------------------------------------------------------------------------------- error rates, intervals
+
+
+def evaluate(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
+             metrics: Sequence[str] = ("eer", "frr_at_far_0.001"), resamples: int = 1000, seed: int = 0,
+             similarity: str | Callable = "cosine", confidence: float = 0.95) -> pd.DataFrame:
+    """Error rates of descriptors on a protocol, with intervals over subjects.
+
+    descriptors: (images, dimensions), not normalised, one row per image that the protocol was made for.
+    metrics: eer; frr_at_far_<fraction>; accuracy (a PairProtocol's).
+    similarity: cosine, chi_square, or a callable from (m, dimensions), (n, dimensions) to (m, n) scores.
+    Returns one row per metric: protocol, pair, template_size, metric, value, ci_low, ci_high, genuine, impostor (numbers
+    of comparisons). Rates are fractions. The module's docstring says how intervals are made; that of the accuracy is
+    the t interval of the mean over folds, which share no subjects.
+    Raises ValueError for an unknown metric or similarity, and for descriptors that are not finite or too few.
+    """
+    found = _comparisons(protocol, descriptors, similarity)
+    weights = _draws(found.subjects, resamples, seed)
+    value, impostor, resampled = _measured(found, metrics, weights)
+    low, high = _interval(resampled, confidence)
+    return _table(protocol, metrics, found.genuine.size, impostor, value=value, ci_low=low, ci_high=high)
+
+
+def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descriptors_b: np.ndarray,
+            metrics: Sequence[str] = ("eer", "frr_at_far_0.001"), resamples: int = 1000, seed: int = 0,
+            similarity: str | Callable = "cosine", confidence: float = 0.95) -> pd.DataFrame:
+    """Error rates of a minus those of b on the same comparisons, with intervals over subjects.
+
+    Both are measured on the same resamples of subjects, so what makes a subject hard for both cancels. Arguments and
+    rows are those of `evaluate`; `value` is the difference, and columns value_a, value_b are added.
+    """
+    a, b = (_comparisons(protocol, descriptors, similarity) for descriptors in (descriptors_a, descriptors_b))
+    weights = _draws(a.subjects, resamples, seed)
+    value_a, impostor, resampled_a = _measured(a, metrics, weights)
+    value_b, _, resampled_b = _measured(b, metrics, weights)
+    low, high = _interval(resampled_a - resampled_b, confidence)
+    return _table(protocol, metrics, a.genuine.size, impostor, value=value_a - value_b, ci_low=low, ci_high=high,
+                  value_a=value_a, value_b=value_b)
+
+
+def _table(protocol, metrics, genuine: int, impostor: int, **columns) -> pd.DataFrame:
+    return pd.DataFrame({"protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size,
+                         "metric": list(metrics), **columns, "genuine": genuine, "impostor": impostor})
+
+
+def _draws(subjects: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each subject is drawn in each resample, (resamples, subjects)."""
+    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), resamples).astype(float)
+
+
+def _measured(found: Comparisons, metrics: Sequence[str], weights: np.ndarray):
+    """The metrics exactly, (metrics,), the number of impostor comparisons, the metrics resampled (resamples, metrics)."""
+    counted = 0
+
+    def blocks():
+        nonlocal counted
+        for block in found.impostors():
+            counted += block.scores.size
+            yield block.scores
+
+    far, frr, _ = _corners(found.genuine, blocks())
+    value = np.array([_metric(metric, far, frr) for metric in metrics])
+    return value, counted, _resampled(found, metrics, weights)
+
+
+def _resampled(found: Comparisons, metrics: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """Metrics of each resample, (resamples, metrics), in two rounds: a coarse one finds, for each metric, the range of
+    thresholds where resamples have their operating points, a fine one counts at the genuine scores in it. Up to FINE
+    of them the result is exact; of more, as many evenly spread, and a resample is off by less than one in FINE of the
+    range over all resamples."""
+    distinct = np.unique(found.genuine)
+    far, frr, thresholds = _rates(found, weights, _spread(distinct, FINE // 4))
+    windows = []
+    for metric in metrics:
+        crossing = _crossing(metric, far, frr)
+        low, high = thresholds[crossing.min() - 1], thresholds[crossing.max()]
+        windows.append(_spread(distinct[(distinct >= low) & (distinct <= high)], FINE // len(metrics)))
+    far, frr, _ = _rates(found, weights, np.unique(np.concatenate(windows)))
+    return np.stack([_metric(metric, far, frr) for metric in metrics], axis=1)
+
+
+def _spread(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the values, evenly spread, both ends included."""
+    return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
+
+
+def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray):
+    """FAR and FRR of every resample, (resamples, thresholds), at and just above the chosen scores.
+
+    Sums of whole numbers below 2^53: exact in float64 in whatever order the matrix products add them.
+    """
+    thresholds = _at_and_above(chosen)
+    bins = thresholds.size + 1
+
+    def histograms(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+        passed = np.searchsorted(thresholds, values, side="right")  # how many thresholds accept the score
+        return np.bincount(group * bins + passed, minlength=groups * bins).reshape(groups, bins)
+
+    genuine = weights @ histograms(found.genuine, found.genuine_subject, found.subjects)
+    impostor = np.zeros((len(weights), bins))
+    for block in found.impostors():
+        histogram = histograms(block.scores, block.pair, block.first.size)
+        for start in range(0, block.first.size, 4096):
+            part = slice(start, start + 4096)
+            impostor += (weights[:, block.first[part]] * weights[:, block.second[part]]) @ histogram[part]
+    genuine_total, impostor_total = (histogram.sum(axis=1, keepdims=True) for histogram in (genuine, impostor))
+    frr = genuine.cumsum(axis=1)[:, :-1] / genuine_total
+    far = (impostor_total - impostor.cumsum(axis=1)[:, :-1]) / impostor_total
+    return _with_ends(far, frr, thresholds)
+
+
+def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
+    tail = (1 - confidence) / 2
+    return np.quantile(resampled, [tail, 1 - tail], axis=0)
