@@ -20,8 +20,13 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from traitlets.config import Config
 
 from facelib.progress import BATCH
+
+
+# Sockets of this user only, where there are such: over TCP every local user could read along, as the kernel warns.
+_KERNEL = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc"})
 
 
 class ParameterError(ValueError):
@@ -98,7 +103,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, object], seconds_bet
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     os.environ[BATCH] = str(seconds_between_lines)
     papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=False, log_output=False,
-                               stderr_file=sys.stderr, stdout_file=None, kernel_name="python3")
+                               stderr_file=sys.stderr, kernel_name="python3", config=_KERNEL)
     drop_progress(Path(output))
 
 

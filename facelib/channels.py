@@ -57,11 +57,11 @@ _FUNCTIONS = {getattr(home, name): rule for home in (torch, F, operator) for nam
 
 @dataclass
 class _Slot:
-    """A parameter or buffer, and the channels along its first axes; None for an axis that holds no channels."""
+    """A parameter or buffer, and the channels along its first two axes; None for an axis that holds none."""
 
     module: nn.Module
     name: str
-    axes: tuple
+    axes: tuple[Tensor | int | None, Tensor | int | None]
 
     @property
     def tensor(self) -> Tensor:
@@ -178,13 +178,13 @@ class _Walk(fx.Interpreter):
     def fix(self, channels: Tensor) -> None:
         self.unite(channels, torch.full_like(channels, FIXED))
 
-    def own(self, module: nn.Module, name: str, *axes: Tensor | None) -> None:
+    def own(self, module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
         """Notes the channels along the axes of a parameter or buffer, which may be shared with an earlier call."""
         tensor = getattr(module, name)
         if tensor is None:
             return
-        slot = self.slots.setdefault(id(tensor), _Slot(module, name, axes))
-        for one, other in zip(slot.axes, axes):
+        slot = self.slots.setdefault(id(tensor), _Slot(module, name, (rows, columns)))
+        for one, other in zip(slot.axes, (rows, columns)):
             if one is not other:
                 self.unite(one, other)
 
@@ -298,26 +298,26 @@ def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
         module.num_features = outputs
 
 
-def _cut(tensor: Tensor, kept: list[LongTensor | None]) -> Tensor:
-    """`tensor` with the kept positions of its leading axes (None: all of them), in the memory layout it had."""
-    if tensor.dim() == 4 and tensor.stride() == _channels_last(tensor.shape):
-        return _select(tensor.permute(0, 2, 3, 1), dict(zip((0, 3), kept))).permute(0, 3, 1, 2)
-    return _select(tensor, dict(enumerate(kept)))
+def _cut(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None) -> Tensor:
+    """`tensor` with the kept positions of its first two axes (None: all of them), in the memory layout it had."""
+    last = tensor.dim() == 4 and tensor.stride() == _channels_last(tensor.shape)
+    if last:
+        tensor = tensor.permute(0, 2, 3, 1)
+    if rows is not None:
+        tensor = tensor.index_select(0, rows)
+    if columns is not None and last:  # index_select is four times faster along the last axis of two than of four
+        tensor = tensor.flatten(0, 2).index_select(1, columns).unflatten(0, tensor.shape[:3])
+    elif columns is not None:
+        tensor = tensor.index_select(1, columns)
+    return tensor.permute(0, 3, 1, 2) if last else tensor
 
 
-def _select(tensor: Tensor, kept: dict[int, LongTensor | None]) -> Tensor:
-    for axis, positions in kept.items():
-        if positions is not None:
-            tensor = tensor.index_select(axis, positions)
-    return tensor
-
-
-def _cut_slot(tensor: Tensor, kept: list[LongTensor | None], state: dict) -> None:
+def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None, state: dict) -> None:
     """Cuts a parameter or buffer and the optimiser's state of it in place: they stay the same objects."""
     for key, value in state.get(tensor, {}).items():
         if isinstance(value, Tensor) and value.dim():
-            state[tensor][key] = _cut(value, kept)
-    cut = _cut(tensor.data, kept)
+            state[tensor][key] = _cut(value, rows, columns)
+    cut = _cut(tensor.data, rows, columns)
     # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the next
     # backward would fail on it; a change of type in between makes torch drop it.
     tensor.data = torch.empty(0, dtype=torch.float32 if cut.dtype == torch.float64 else torch.float64, device=cut.device)
@@ -383,7 +383,7 @@ class ChannelGraph:
         def number(channels: Tensor | None) -> int | None:
             if channels is not None and id(channels) not in numbers:
                 numbers[id(channels)] = len(self._lists)
-                self._lists.append(torch.from_numpy(groups[channels]))
+                self._lists.append(torch.from_numpy(groups[channels.numpy()]))
             return None if channels is None else numbers[id(channels)]
 
         for slot in self._slots:
@@ -489,8 +489,8 @@ class ChannelGraph:
         for parameter in self._network.parameters():
             parameter.grad = None
         for slot in slots:
-            positions = [None if axis is None or whole[axis] else kept[axis].to(slot.tensor.device) for axis in slot.axes]
-            _cut_slot(slot.tensor, positions, state)
+            rows, columns = (None if axis is None or whole[axis] else kept[axis].to(slot.tensor.device) for axis in slot.axes)
+            _cut_in_place(slot.tensor, rows, columns, state)
         self._gone |= going
         self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
         for layer in self._layers.values():

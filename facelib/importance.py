@@ -112,6 +112,7 @@ class Importance:
                 def keep(module, inputs, output, filters=filters):
                     filters.activation = output
                     output.retain_grad()
+                    return output.clone()  # the next operation may work in place
                 self.hooks.append((filters.batchnorm or filters.convolution).register_forward_hook(keep))
         return self
 

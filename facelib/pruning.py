@@ -135,10 +135,10 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     with progress(range(first, schedule.steps + 1), "pruning", schedule.steps + 1, "steps", first) as bar:
         for step in bar:
             if step > 0:
-                torch.manual_seed(int(np.random.SeedSequence([seed, 3, step]).generate_state(1)[0]))  # for dropout
+                torch.manual_seed(_seed(seed, 3, step))  # for dropout
                 batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
                                            (step - 1) * per_step, step * per_step)
-                importance = score(network, graph, schedule.criterion, batches, recipe, precision, optimizer, seed + step, path)
+                importance = score(network, graph, schedule.criterion, batches, recipe, precision, optimizer, seed, step, path)
                 asked = round(step * schedule.step_share * total) - (total - graph.filters)
                 graph.remove(choose(graph, *importance.scores(), asked), optimizer)
             if schedule.evaluated(step):
@@ -147,7 +147,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
                 save_network(folder / f"pruned-{step:03d}.safetensors", network, graph)
-                bar.set_postfix(filters=graph.filters, first_metric=f"{rows['value'].iloc[0]:.4f}")
+                bar.set_postfix_str(f"{graph.filters} filters, {rows['pair'].iloc[0]} {rows['metric'].iloc[0]} {rows['value'].iloc[0]:.4f}",
+                                    refresh=False)
             save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
                             | {"removed": graph.removed},
                             {"network": network.config, "schedule": asdict(schedule), "step": step, "precision": precision,
@@ -156,18 +157,23 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
 
 
 def score(network: FaceNetwork, graph: ChannelGraph, criterion: str, batches, recipe: Recipe, precision: str,
-          optimizer: torch.optim.Optimizer, seed: int, checkpoint: Path) -> Importance:
+          optimizer: torch.optim.Optimizer, seed: int, step: int, checkpoint: Path) -> Importance:
     """Scores averaged over the mini-batches, taken before each update of the weights (none at learning rate 0)."""
     network.train()
-    with Importance(network, graph, criterion, seed) as importance:
-        for number, (images, labels) in enumerate(batches):
+    with Importance(network, graph, criterion, _seed(seed, 4, step)) as importance:
+        for number, (images, labels) in enumerate(batches, 1):
             loss = backward(network, images, labels, recipe, precision)
-            check_finite(network, loss, number, checkpoint)
+            check_finite(network, loss, f"pruning step {step}, mini-batch {number}", checkpoint)
             importance.collect()
             if optimizer.param_groups[0]["lr"] > 0:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return importance
+
+
+def _seed(*numbers: int) -> int:
+    """One seed of several numbers, so that no two steps or runs share one by addition."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def size_columns(network: FaceNetwork, graph: ChannelGraph) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -52,6 +53,13 @@ class Run:
         """Seconds spent so far on each timed part."""
         path = self.folder / "durations.json"
         return json.loads(path.read_text()) if path.exists() else {}
+
+
+def project_path(path: str) -> Path:
+    """A path as users write it, with ~ and $VARIABLES; a relative one starts at the project, where batch runs, also from
+    notebooks/, where JupyterLab does."""
+    path = Path(os.path.expandvars(path)).expanduser()
+    return path if path.is_absolute() or Path.cwd().name != "notebooks" else Path("..") / path
 
 
 def file_hash(path: Path) -> str:
@@ -114,22 +122,41 @@ def commit() -> str | None:
 def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...] = (0, 10, 20, 30, 40, 50, 60)) -> pd.DataFrame:
     """A metric in percent, with its interval, at the evaluated steps nearest to `removed` percent of the filters.
 
-    One row per stage and step, with the parameters left; one column per pose pair and template size.
+    A column for each stage and step; a row with the parameters left, then one for each template size and pose pair.
+    Raises ValueError when the table does not hold the metric.
     """
     rows = curve[curve["metric"] == metric]
     if rows.empty:
         raise ValueError(f"no rows of the metric '{metric}'; the table has {', '.join(sorted(curve['metric'].unique()))}")
-    steps = rows.groupby("step")["filters_removed_pct"].first()
-    wanted = {int((steps - share).abs().idxmin()) for share in removed if share <= steps.max() + 1}
-    rows = rows[rows["step"].isin(wanted)]
-    images = rows["template_size"].map(lambda size: "single images" if size == 1 else f"templates of {size}")
-    text = rows.apply(lambda row: f"{100 * row.value:.1f} ({100 * row.ci_low:.1f} to {100 * row.ci_high:.1f})", axis=1)
-    removed_text = rows["filters_removed_pct"].map("{:.0f} %".format)
-    table = pd.DataFrame({"stage": rows["stage"], "removed": removed_text, "step": rows["step"],
-                          "parameters": rows["parameters"].map("{:,}".format), "column": rows["pair"] + ", " + images, "text": text})
-    order = table["column"].unique()
-    table = table.pivot(index=["stage", "step", "removed", "parameters"], columns="column", values="text")[order]
-    table = table.sort_index(key=lambda level: level.map({"pruned": 0, "fine-tuned": 1, "control": 2}) if level.name == "stage" else level)
-    return table.droplevel("step").rename_axis(columns=None)
+    share = rows[rows["stage"] == "pruned"].groupby("step")["filters_removed_pct"].first()
+    nearest = {int((share - wanted).abs().idxmin()) for wanted in removed if wanted <= share.max() + 1}
+    columns = {}
+    for stage in ("pruned", "fine-tuned", "control"):
+        for step, found in rows[(rows["stage"] == stage) & rows["step"].isin(nearest)].groupby("step"):
+            name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
+            cells = {_row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
+            columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
+    return pd.DataFrame(columns).rename_axis(columns="filters removed")
 
 
+def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
+    """What pruning did to a metric, in percent, one row for each template size and pose pair: unpruned, at the last step, and
+    the share of filters removed up to which every evaluated network lies within the unpruned one's interval."""
+    pruned = curve[(curve["stage"] == "pruned") & (curve["metric"] == metric)].sort_values("step")
+    rows = {}
+    for (size, pair), found in pruned.groupby(["template_size", "pair"], sort=False):
+        before, after = found.iloc[0], found.iloc[-1]
+        worse = found["value"] > before["ci_high"]
+        held = found["filters_removed_pct"][~worse.cummax()].max()
+        rows[_row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
+                                       "within the unpruned interval up to": f"{held:.0f} %"}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _row_name(pair: str, template_size: int) -> str:
+    return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
+
+
+def in_percent(row) -> str:
+    """A row's rate and its interval: 11.1 (9.6 to 12.8)."""
+    return f"{100 * row.value:.1f} ({100 * row.ci_low:.1f} to {100 * row.ci_high:.1f})"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from facelib import faces, networks, pruning, results, training, verification
+from facelib import faces, figures, networks, pruning, results, training, verification
 from facelib.faces import FaceSet
 from facelib.networks import FaceNetwork
 from facelib.pruning import Schedule, Tables
@@ -95,8 +95,9 @@ class Study:
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet]:
-        learning, test = faces.load_split(self.source, self.root, self.test_share, self.more_training, self.overlaps,
-                                          **self.source_options)
+        learning, test = faces.load_split(self.source, _given(self.root), self.test_share,
+                                          [extra | {"root": _given(extra.get("root", ""))} for extra in self.more_training],
+                                          _given(self.overlaps), **self.source_options)
         return *faces.hold_out_images(learning, self.validation_share, self.seed), test
 
     @property
@@ -123,11 +124,12 @@ class Study:
     @cached_property
     def baseline_run(self) -> results.Run:
         """Where the unpruned network is: named by all that decides its weights."""
-        imagenet = results.file_hash(self.imagenet) if Path(self.imagenet).is_file() else self.imagenet
+        imagenet = _given(self.imagenet)
+        imagenet = results.file_hash(imagenet) if Path(imagenet).is_file() else imagenet
         config = {"network": self.network, "seed": self.seed, "image_size": self.image_size, "stem_stride": self.stem_stride,
                   "imagenet": imagenet, "recipe": asdict(self.recipe), "training": self.training.fingerprint(),
                   "validation": self.validation.fingerprint()}
-        return results.Run.open(Path(self.runs), f"{self.network}-baseline", config)
+        return results.Run.open(results.project_path(self.runs), f"{self.network}-baseline", config)
 
     @cached_property
     def run(self) -> results.Run:
@@ -135,32 +137,30 @@ class Study:
         config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.pruning_schedule),
                   "finetune_shares": self.finetune_shares, "finetune": asdict(self.finetune_recipe),
                   "template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint()}
-        return results.Run.open(Path(self.runs), f"{self.network}-pruning", config)
+        return results.Run.open(results.project_path(self.runs), f"{self.network}-pruning", config)
 
     @property
     def folder(self) -> Path:
         """Where tables and figures go."""
-        return Path(self.results) / self.preset / self.network
+        return results.project_path(self.results) / self.preset / self.network
 
     def sizes(self) -> pd.DataFrame:
         """Images, subjects and images per pose of the three sets. Reads every image once, and raises FaceError that
         lists those that cannot be read: better now than after an hour of training."""
-        rows = {}
-        for name in ("training", "validation", "test"):
-            chosen = getattr(self, name)
+        sets = {"training": self.training, "validation": self.validation, "test": self.test}
+        for chosen in sets.values():
             chosen.verify()
-            poses = pd.Series(chosen.poses).fillna("any").value_counts()
-            rows[name] = {"subjects": len(set(chosen.subjects)), "images": len(chosen)} | poses.to_dict()
-        return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int)
+        return faces.counts(**sets)
 
     def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
         """The unpruned network and its training history, one row per epoch."""
         torch.manual_seed(self.seed)
         network = networks.build(self.network, len(set(self.training.subjects)), self.image_size, self.stem_stride)
         if self.imagenet:
-            networks.load_imagenet(network, self.imagenet)
+            networks.load_imagenet(network, _given(self.imagenet))
         with self.baseline_run.timed("training"):
             history = training.train(network, self.training, self.validation, self.recipe, self.seed, self.baseline_run.folder)
+        results.write_table(history, list(history), self.folder / "training.csv")
         return network, history
 
     def verify(self, network: FaceNetwork) -> pd.DataFrame:
@@ -192,3 +192,12 @@ class Study:
         counts = self.sizes().to_dict("index")
         results.write_json(self.folder / "manifest.json", results.manifest(
             config, self.baseline_run.durations() | self.run.durations(), faces=counts))
+
+    def draw(self) -> None:
+        """Draws every figure of the saved tables into the results folder."""
+        figures.draw(self.folder)
+
+
+def _given(path: str) -> str:
+    """A path or name that a parameter gives; empty stays empty."""
+    return str(results.project_path(path)) if path else ""

@@ -119,14 +119,14 @@ def backward(network: FaceNetwork, images: Tensor, labels: Tensor, recipe: Recip
     return loss.detach()
 
 
-def check_finite(network: nn.Module, loss: Tensor, step: int, checkpoint: Path | None) -> None:
-    """Raises TrainingError when the loss is NaN or infinite: names the step, the first layer whose gradient is not
+def check_finite(network: nn.Module, loss: Tensor, moment: str, checkpoint: Path) -> None:
+    """Raises TrainingError when the loss is NaN or infinite: names the moment, the first layer whose gradient is not
     finite, and the last good checkpoint."""
     if torch.isfinite(loss):
         return
     bad = [n for n, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "no checkpoint yet"
-    raise TrainingError(f"the loss became {loss.item()} at mini-batch {step}; first parameter with a bad gradient: "
+    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+    raise TrainingError(f"the loss became {loss.item()} at {moment}; first parameter with a bad gradient: "
                         f"{bad[0] if bad else 'none'}; {kept}. A lower learning rate may help.")
 
 
@@ -215,7 +215,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
                 rate = one_cycle(recipe.learning_rates[0], step / (recipe.epochs * steps))
                 set_rate(optimizer, plateau.rate if recipe.schedule == "plateau" else rate)
                 loss = backward(network, images, labels, recipe, precision)
-                check_finite(network, loss, step, path)
+                check_finite(network, loss, f"epoch {epoch + 1}, mini-batch {step - epoch * steps + 1} of {steps}", path)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 total += loss.item()

@@ -110,14 +110,15 @@ def score_histogram(genuine: np.ndarray, impostor: np.ndarray, bins: int = 100):
 
 
 def _checked(genuine, impostor) -> tuple[np.ndarray, np.ndarray]:
-    for side, scores in (("genuine", genuine), ("impostor", impostor)):
-        if np.ndim(scores) != 1 or np.size(scores) == 0:
-            raise ValueError(f"{side} scores: expected a 1-D array of at least one score, found shape {np.shape(scores)}")
-        if np.isnan(scores).any():
-            raise ValueError(f"{np.isnan(scores).sum()} of {np.size(scores)} {side} scores are NaN; "
+    genuine, impostor = np.asarray(genuine), np.asarray(impostor)
+    for side, found in (("genuine", genuine), ("impostor", impostor)):
+        if found.ndim != 1 or found.size == 0:
+            raise ValueError(f"{side} scores: expected a 1-D array of at least one score, found shape {found.shape}")
+        if np.isnan(found).any():
+            raise ValueError(f"{np.isnan(found).sum()} of {found.size} {side} scores are NaN; "
                              "look for NaN in the descriptors they come from")
     dtype = np.result_type(genuine, impostor, np.float32)
-    return np.asarray(genuine, dtype), np.asarray(impostor, dtype)
+    return genuine.astype(dtype, copy=False), impostor.astype(dtype, copy=False)
 
 
 def _check_far(far: float) -> None:

@@ -7,15 +7,18 @@ import inspect
 import pandas as pd
 
 from facelib.faces.faceset import FaceError, FaceSet, assert_disjoint, hold_out_images, split_subjects, union
-from facelib.faces.sources import SOURCES
+from facelib.faces.sources import SOURCES, read_overlaps
 
-__all__ = ["FaceError", "FaceSet", "assert_disjoint", "hold_out_images", "load", "load_split", "split_subjects", "union"]
+__all__ = ["FaceError", "FaceSet", "assert_disjoint", "counts", "examples", "hold_out_images", "load", "load_split",
+           "split_subjects", "union"]
 
 
-def load(source: str, root=None, **options) -> FaceSet:
-    """Faces from `source`: one of synthetic, folder, vggface2, cfp; `root` is the folder that holds them.
+def load(source: str, root=None, minimum_images: int = 1, **options) -> FaceSet:
+    """Faces from `source`, one of synthetic, folder, vggface2, cfp, lfw, pairs, recordio, insightface_bin.
 
-    options: what the source's function in facelib.faces.sources takes (for instance subjects=100 for synthetic).
+    root: the folder (or file) that holds them. minimum_images: only subjects with at least so many images (the papers'
+    "more than 70" is 71). options: what the source's function in facelib.faces.sources takes besides (for instance
+    subjects=100 for synthetic).
     Raises FaceError when the source or an option is unknown, or the folder is not as the source expects.
     """
     if source not in SOURCES:
@@ -23,8 +26,10 @@ def load(source: str, root=None, **options) -> FaceSet:
     known = list(inspect.signature(SOURCES[source]).parameters)[1:]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise FaceError(f"the source '{source}' has no option {', '.join(unknown)}; it takes {', '.join(known)}")
-    return SOURCES[source](root, **options)
+        raise FaceError(f"the source '{source}' has no option {', '.join(unknown)}; it takes {', '.join(known)} "
+                        "and minimum_images")
+    faces = SOURCES[source](root, **options)
+    return faces.with_images(minimum_images) if minimum_images > 1 else faces
 
 
 def load_split(source: str, root=None, test_share: float = 0.2, more_training: list[dict] | None = None,
@@ -37,9 +42,12 @@ def load_split(source: str, root=None, test_share: float = 0.2, more_training: l
     out of training under every name.
     """
     training, test = split_subjects(load(source, root, **options), test_share)
-    if not more_training:
+    if not more_training and not overlaps:
         return training, test
-    training = union(training, *(load(**extra) for extra in more_training))
+    for extra in more_training or []:
+        if "source" not in extra:
+            raise FaceError(f"more_training: expected the arguments of load, source among them, found {extra}")
+    training = union(training, *(load(**extra) for extra in more_training or []))
     test = union(test)
     if overlaps:
         training = training.take(~pd.Series(training.subjects).isin(same_people(test, overlaps)).to_numpy())
@@ -49,14 +57,22 @@ def load_split(source: str, root=None, test_share: float = 0.2, more_training: l
 
 def same_people(faces: FaceSet, overlaps: str) -> set[str]:
     """Every name (set/subject) of a person in `faces`, by a table of set_a, subject_a, set_b, subject_b."""
-    table = pd.read_csv(overlaps, dtype=str)
-    expected = ["set_a", "subject_a", "set_b", "subject_b"]
-    if list(table.columns[:4]) != expected:
-        raise FaceError(f"{overlaps}: expected the columns {','.join(expected)}, found {','.join(table.columns)}")
-    pairs = list(zip(table["set_a"] + "/" + table["subject_a"], table["set_b"] + "/" + table["subject_b"]))
-    people = set(faces.subjects)
+    pairs = read_overlaps(overlaps)
+    people = set(faces.subject_names)
     size = 0
     while size < len(people):  # a person may have more than two names
         size = len(people)
         people |= {name for pair in pairs if set(pair) & people for name in pair}
     return people
+
+
+def counts(**sets: FaceSet) -> pd.DataFrame:
+    """Subjects, images and images of each pose of the sets, one row each by the name given."""
+    rows = {name: {"subjects": len(faces.subject_names), "images": len(faces)}
+            | pd.Series(faces.poses).fillna("any").value_counts(sort=False).to_dict() for name, faces in sets.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int)
+
+
+def examples() -> FaceSet:
+    """Some synthetic faces to look at, 3 images of each pose of 8 subjects."""
+    return load("synthetic", subjects=8, images_per_pose=3)

@@ -6,16 +6,20 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
-from tqdm.auto import tqdm
+from PIL import Image
+
+from facelib.progress import progress
 
 COLUMNS = ["image", "subject", "pose", "set", "x", "y", "w", "h"]
 BOX = ["x", "y", "w", "h"]
+PAIRS = ["image_a", "image_b", "same", "fold"]
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # no others: some of Pillow's readers start programs
 
 
 class FaceError(ValueError):
@@ -35,83 +39,145 @@ class Files:
         return str(self.root / image)
 
 
+def decoded(image: bytes) -> Image.Image:
+    """The RGB image in the bytes of a JPEG, PNG, BMP or WebP file. Raises FaceError when it is none, or cut short."""
+    try:
+        return Image.open(io.BytesIO(image), formats=FORMATS).convert("RGB")
+    except Exception as error:  # given damaged bytes, decoders raise whatever they stumble over
+        raise FaceError(str(error) or type(error).__name__) from error
+
+
 @dataclass(frozen=True)
 class FaceSet:
     """Face images, one row of `table` each; nothing is decoded before it is asked for.
 
-    table: columns `image` (what the reader of its set takes, for instance a path below the root), `subject`,
-        `pose` (None where unknown), `set` (which collection it comes from) and `x, y, w, h`, the face's box in
-        pixels of the image (NaN where unknown).
+    table: columns `image` (text: what the reader of its set takes, for instance a path below the root), `subject`
+        and `pose` (missing where unknown), `set` (which collection it comes from), all three categories, and
+        `x, y, w, h`, the face's box in pixels of the image (NaN where unknown).
     readers: for every set, the callable that turns `image` into the bytes of an encoded image.
+    pairs: the comparisons that the source lists, by protocol (for instance FF and FP of CFP), each a table of
+        `image_a`, `image_b` (positions in this set), `same` (bool), `fold` (int), as verification.pair_folds takes it.
     """
 
     table: pd.DataFrame
-    readers: dict[str, Callable[[object], bytes]]
+    readers: dict[str, Callable[[str], bytes]]
+    pairs: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @classmethod
     def from_rows(cls, rows: Sequence[dict] | pd.DataFrame, name: str, reader: Callable) -> FaceSet:
-        table = pd.DataFrame(rows).reindex(columns=COLUMNS).assign(set=name)
+        """The set `name` from rows of image, subject and, where known, pose, x, y, w, h."""
+        table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+        table["set"] = pd.Categorical.from_codes(np.zeros(len(table), np.int8), [name])
         table[BOX] = table[BOX].astype("float32")
-        table["pose"] = table["pose"].astype(object).where(table["pose"].notna(), None)
-        for column in ("subject", "pose", "set"):
+        table["image"] = table["image"].astype("string[pyarrow]")
+        for column in ("subject", "pose"):
             table[column] = table[column].astype("category")
         return cls(table.reset_index(drop=True), {name: reader})
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, str]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, str | None]:
         """Image `index`, decoded as RGB, and its subject. Raises FaceError naming the file when it cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a set of {len(self)}")
-        return self.read(index), self.table["subject"].iat[index]
+        codes, names = self._coded("subject")
+        return self.read(index), names[codes[index]]
+
+    def _coded(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A category column as codes (images,) and the names they stand for; the last name, code -1, is None."""
+        values = self.table[column].cat
+        return values.codes.to_numpy(), np.array([*values.categories, None], dtype=object)
 
     @property
     def subjects(self) -> np.ndarray:
-        """The subject of every image, shape (images,)."""
-        return self.table["subject"].to_numpy(dtype=object)
+        """The subject of every image, shape (images,), None where unknown."""
+        codes, names = self._coded("subject")
+        return names[codes]
+
+    @property
+    def subject_names(self) -> list[str]:
+        """Every subject once, in name order."""
+        codes, names = self._coded("subject")
+        return sorted(names[code] for code in np.unique(codes) if code >= 0)
 
     @property
     def poses(self) -> np.ndarray:
         """The pose of every image, shape (images,), None where unknown."""
-        poses = self.table["pose"].to_numpy(dtype=object)
-        return np.where(pd.isna(poses), None, poses)
+        codes, names = self._coded("pose")
+        return names[codes]
 
     @property
     def labels(self) -> np.ndarray:
-        """Every image's subject as an integer from 0 to subjects - 1, subjects in name order."""
-        return np.unique(self.subjects.astype(str), return_inverse=True)[1]
+        """Every image's subject as an integer from 0 to subjects - 1, subjects in name order.
+
+        Raises FaceError when an image has no subject.
+        """
+        codes, names = self._coded("subject")
+        if (codes < 0).any():
+            raise FaceError(f"{np.count_nonzero(codes < 0)} of {len(self)} images have no subject, as in lists of pairs "
+                            "that say only who is the same; they serve to verify, not to train")
+        label = {name: number for number, name in enumerate(self.subject_names)}
+        return np.array([label.get(name, -1) for name in names])[codes]
+
+    @cached_property
+    def _reader_of(self) -> tuple[np.ndarray, list[Callable]]:
+        codes, names = self._coded("set")
+        return codes, [self.readers.get(name) for name in names]
+
+    @cached_property
+    def _boxes(self) -> np.ndarray:
+        return self.table[BOX].to_numpy(dtype="float32")
 
     def where(self, index: int) -> str:
         """A name for image `index` that a person can look up."""
-        row = self.table.iloc[index]
-        reader = self.readers[row["set"]]
-        return reader.where(row["image"]) if hasattr(reader, "where") else f"{row['set']}: {row['image']}"
+        codes, readers = self._reader_of
+        return readers[codes[index]].where(self.table["image"].array[index])
 
     def box(self, index: int) -> np.ndarray | None:
         """Face box x, y, w, h in pixels, or None where unknown."""
-        box = self.table[BOX].iloc[index].to_numpy(dtype=float)
+        box = self._boxes[index].astype(float)
         return None if np.isnan(box).any() else box
 
+    def encoded(self, index: int) -> bytes:
+        """The bytes of image `index` as they are stored. Raises OSError or FaceError when they cannot be read."""
+        codes, readers = self._reader_of
+        return readers[codes[index]](self.table["image"].array[index])
+
     def read(self, index: int) -> Image.Image:
-        image, name = self.table["image"].iat[index], self.table["set"].iat[index]
+        """Image `index`, decoded as RGB. Raises FaceError naming the file when it cannot be read."""
         try:
-            return Image.open(io.BytesIO(self.readers[name](image))).convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            return decoded(self.encoded(index))
+        except (OSError, FaceError) as error:
             raise FaceError(
                 f"cannot read the image {self.where(index)}: {error}. Expected a whole JPEG or PNG file; "
                 "replace it or remove it."
             ) from error
 
     def take(self, indices: np.ndarray) -> FaceSet:
-        """The images at `indices` (positions or a boolean mask), in that order."""
+        """The images at `indices` (positions or a boolean mask), in that order, and the pairs among them."""
         indices = np.flatnonzero(indices) if np.asarray(indices).dtype == bool else np.asarray(indices, dtype=int)
-        return FaceSet(self.table.iloc[indices].reset_index(drop=True), self.readers)
+        place = np.full(len(self), -1)
+        place[indices] = np.arange(len(indices))
+        pairs = {}
+        for name, listed in self.pairs.items():
+            moved = listed.assign(image_a=place[listed["image_a"]], image_b=place[listed["image_b"]])
+            pairs[name] = moved[(moved["image_a"] >= 0) & (moved["image_b"] >= 0)].reset_index(drop=True)
+        return FaceSet(self.table.iloc[indices].reset_index(drop=True), self.readers,
+                       {name: listed for name, listed in pairs.items() if len(listed)})
+
+    def with_images(self, minimum: int) -> FaceSet:
+        """The subjects that have at least `minimum` images. Raises FaceError when nobody has."""
+        codes, _ = self._coded("subject")
+        counts = np.bincount(codes + 1)
+        counts[0] = 0  # images of unknown people
+        if counts.max() < minimum:
+            raise FaceError(f"no subject has {minimum} images; the most are {counts.max()}. Lower minimum_images.")
+        return self.take(counts[codes + 1] >= minimum)
 
     def fingerprint(self) -> str:
         """A hash of what the set holds (names, subjects, poses, boxes), the same wherever its folder lies."""
-        plain = self.table.astype({"subject": str, "pose": str, "set": str, "image": str})
-        return hashlib.sha256(pd.util.hash_pandas_object(plain, index=False).to_numpy().tobytes()).hexdigest()[:16]
+        return hashlib.sha256(pd.util.hash_pandas_object(self.table, index=False).to_numpy().tobytes()).hexdigest()[:16]
 
     def verify(self, threads: int = 2) -> None:
         """Decodes every image once. Raises FaceError that lists all unreadable ones, before an hour of training."""
@@ -120,12 +186,11 @@ class FaceSet:
             try:
                 self.read(index)
             except FaceError as error:
-                return str(error.__cause__) + " in " + self.where(index)
+                return f"{error.__cause__} in {self.where(index)}"
             return None
 
         with ThreadPoolExecutor(threads) as pool:
-            found = tqdm(pool.map(complaint, range(len(self))), "reading every image", len(self), unit="image",
-                         leave=False, mininterval=1)
+            found = progress(pool.map(complaint, range(len(self))), "reading every image", len(self), unit="image")
             bad = [text for text in found if text]
         if bad:
             listed = "\n  ".join(bad[:50]) + (f"\n  ... and {len(bad) - 50} more" if len(bad) > 50 else "")
@@ -137,14 +202,19 @@ def union(*sets: FaceSet) -> FaceSet:
     names = [name for faces in sets for name in faces.readers]
     if len(set(names)) < len(names):
         raise FaceError(f"the sets to join need different names, found {names}; load them with name=...")
-    tables = []
+    tables, pairs, start = [], {}, 0
     for faces in sets:
-        table = faces.table.astype({"subject": str, "set": str, "pose": object})
-        tables.append(table.assign(subject=table["set"] + "/" + table["subject"]))
+        table = faces.table.astype({"set": str, "pose": object})
+        subjects = table["set"] + "/" + table["subject"].astype(str)
+        tables.append(table.assign(subject=subjects.where(faces.table["subject"].notna())))
+        for name, listed in faces.pairs.items():
+            moved = listed.assign(image_a=listed["image_a"] + start, image_b=listed["image_b"] + start)
+            pairs[f"{'+'.join(faces.readers)}/{name}"] = moved
+        start += len(faces)
     table = pd.concat(tables, ignore_index=True)
     for column in ("subject", "pose", "set"):
         table[column] = table[column].astype("category")
-    return FaceSet(table, {name: reader for faces in sets for name, reader in faces.readers.items()})
+    return FaceSet(table, {name: reader for faces in sets for name, reader in faces.readers.items()}, pairs)
 
 
 def split_subjects(faces: FaceSet, test_share: float) -> tuple[FaceSet, FaceSet]:
@@ -154,14 +224,15 @@ def split_subjects(faces: FaceSet, test_share: float) -> tuple[FaceSet, FaceSet]
     runs can be compared (of CFP's 400 subjects, 0.2 gives 321 to 400).
     Raises FaceError when either side would have fewer than two subjects.
     """
-    names = np.unique(faces.subjects.astype(str))
-    count = round(len(names) * test_share)
-    if count < 2 or len(names) - count < 2:
+    labels = faces.labels
+    subjects = labels.max(initial=-1) + 1
+    count = round(subjects * test_share)
+    if count < 2 or subjects - count < 2:
         raise FaceError(
-            f"test_share={test_share} of {len(names)} subjects leaves {len(names) - count} to train and {count} to "
+            f"test_share={test_share} of {subjects} subjects leaves {subjects - count} to train and {count} to "
             "test on; both need at least 2. Change test_share or add subjects."
         )
-    tested = np.isin(faces.subjects.astype(str), names[-count:])
+    tested = labels >= subjects - count
     training, test = faces.take(~tested), faces.take(tested)
     assert_disjoint(training, test)
     return training, test
@@ -169,7 +240,7 @@ def split_subjects(faces: FaceSet, test_share: float) -> tuple[FaceSet, FaceSet]
 
 def assert_disjoint(training: FaceSet, test: FaceSet) -> None:
     """Raises FaceError naming the subjects that are in both."""
-    both = sorted(set(training.subjects) & set(test.subjects))
+    both = sorted(set(training.subject_names) & set(test.subject_names))
     if both:
         raise FaceError(
             f"{len(both)} subjects are in both the training and the test faces ({', '.join(map(str, both[:5]))}"

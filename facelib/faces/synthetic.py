@@ -303,20 +303,19 @@ def _rasterise(points: np.ndarray, triangles: np.ndarray, size: int):
     (left, width), (top, height) = extent(ax, bx, cx), extent(ay, by, cy)
     counts = width * height
     which = np.repeat(np.arange(len(counts)), counts)
-    offset = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-    row, column = np.divmod(offset, width[which])
-    row, column = row + top[which], column + left[which]
+    offset = (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)).astype("f4")
+    row = np.floor((offset + .5) / width.astype("f4")[which])  # within the triangle's box
+    column = offset - row * width.astype("f4")[which]
 
-    # Each weight is affine in the pixel's position: evaluate p * column + q * row + r per triangle.
-    def weight(x1, y1, x2, y2):
-        p, q = (y1 - y2) / area, (x2 - x1) / area
-        r = (x1 * y2 - x2 * y1) / area + .5 * (p + q)
-        return (p[which] * column + q[which] * row + r[which]).astype("f4")
+    def weight(x1, y1, x2, y2):  # affine in the pixel's position
+        x1, y1, x2, y2 = x1 - left - .5, y1 - top - .5, x2 - left - .5, y2 - top - .5
+        p, q, r = ((v / area).astype("f4") for v in (y1 - y2, x2 - x1, x1 * y2 - x2 * y1))
+        return p[which] * column + q[which] * row + r[which]
     first, second = weight(bx, by, cx, cy), weight(cx, cy, ax, ay)
     third = 1 - first - second
-    inside = np.flatnonzero((first >= 0) & (second >= 0) & (third >= 0))
-    pixel = row[inside] * size + column[inside]
+    inside = np.flatnonzero((first > -1e-4) & (second > -1e-4) & (third > -1e-4))
     first, second, third, triangle = first[inside], second[inside], third[inside], which[inside]
+    pixel = (row[inside].astype(int) + top[triangle]) * size + column[inside].astype(int) + left[triangle]
     z = (first * az[triangle] + second * bz[triangle] + third * cz[triangle]).astype("f4")
     depth = np.full(size * size, -np.inf, "f4")
     np.maximum.at(depth, pixel, z)
@@ -441,15 +440,16 @@ def _background(view: View, size: int) -> np.ndarray:
     cells = rng.integers(1, 9, 2)
     sheet = tone + rng.uniform(0, 60) * rng.normal(size=(*cells, 1)) + rng.uniform(0, 15) * rng.normal(size=(*cells, 3))
     method = rng.choice([Image.Resampling.BICUBIC, Image.Resampling.NEAREST], p=[.7, .3])
-    image = Image.fromarray(sheet.clip(0, 255).astype(np.uint8)).resize((size, size), method)
-    return np.array(image.filter(ImageFilter.GaussianBlur(rng.uniform(.01, .06) * size)))
+    image = Image.fromarray(sheet.clip(0, 255).astype(np.uint8)).resize((64, 64), method)
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(.6, 4)))
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def render(subject: Subject, view: View, size: int = 144) -> np.ndarray:
     """One image (size, size, 3), uint8 RGB, before JPEG; the same arguments give the same pixels."""
     mesh = _mesh()
     rotation = _rotation(view.yaw, -view.pitch, view.roll)
-    points = (_vertices(subject, view) - np.array([0, -.8, 2.5], "f4")) @ rotation.T
+    points = np.einsum("vc,dc->vd", _vertices(subject, view) - np.array([0, -.8, 2.5], "f4"), rotation)
     firsts = np.cumsum([0] + [r * c for r, c in mesh.grids])
     parts = [points[first:first + r * c].reshape(r, c, 3) for first, (r, c) in zip(firsts, mesh.grids)]
     normals = [_grid_normals(part) for part in parts]
@@ -501,7 +501,7 @@ def _lit(points: np.ndarray, triangles: np.ndarray, key: np.ndarray, size: int =
     right = np.cross([0, 1, 0], key)
     right /= np.linalg.norm(right)
     towards = np.stack([right, -np.cross(key, right), key]).astype("f4")
-    seen = points @ towards.T
+    seen = np.einsum("vc,dc->vd", points, towards)
     seen[:, :2] = (seen[:, :2] + 20) * size / 40
     depth = _rasterise(seen, triangles, size)[0].reshape(size, size)
     column, row = (seen[:, :2] - .5).clip(0, size - 1.001).T
@@ -529,13 +529,18 @@ def _write_subject(root: Path, number: int, images_per_pose: int, seed: int, siz
         folder.mkdir(parents=True, exist_ok=True)
         for image in range(1, images_per_pose + 1):
             path = folder / f"{image:02d}.jpg"
-            if not path.exists():
+            if not _is_complete(path):
                 _write_whole(path, _image_bytes(subject, seed, number, pose, image, size))
 
 
+def _is_complete(path: Path) -> bool:
+    """Whether a JPEG is there to its end-of-image mark: a machine that lost power may have kept less."""
+    return path.exists() and path.read_bytes()[-2:] == b"\xff\xd9"
+
+
 def _write_whole(path: Path, content: bytes) -> None:
-    """Under a passing name first, so that a file with its final name is always complete."""
-    passing = path.with_name(path.name + ".part")
+    """Under a name of this process first: a file with its final name is complete, also when two calls fill one folder."""
+    passing = path.with_name(f"{path.name}.{os.getpid()}.part")
     passing.write_bytes(content)
     os.replace(passing, path)
 

@@ -1,0 +1,93 @@
+"""The project's own promises: one environment in three files, names that others rely on, the commands of the README."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from facelib import results
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"torch": "pytorch"}  # where conda's name differs
+
+
+def pyproject():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_environment_has_the_ranges_of_pyproject():
+    project = pyproject()
+    wanted = set(project["dependencies"]) | set(project["optional-dependencies"]["test"]) | {f"python{project['requires-python']}"}
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    conda = [entry for entry in listed if isinstance(entry, str) and entry != "pip"]
+    back = {conda_name: name for name, conda_name in CONDA_NAMES.items()}
+    found = {re.sub(r"^[a-z-]+", lambda m: back.get(m[0], m[0]), entry) for entry in conda} | set(pip)
+    assert found == wanted
+
+
+def test_lock_pins_every_dependency_within_its_range():
+    from packaging.requirements import Requirement
+
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        name, version = line.split(";")[0].strip().split("==")
+        pins.setdefault(name.lower(), []).append(version)
+    project = pyproject()
+    for text in project["dependencies"] + project["optional-dependencies"]["test"]:
+        requirement = Requirement(text)
+        assert all(requirement.specifier.contains(version) for version in pins[requirement.name]), text
+
+
+def test_lock_is_what_runs_here():
+    from importlib.metadata import version
+
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    for name in ("torch", "torchvision", "safetensors", "papermill"):
+        [pinned] = [line.split("==")[1] for line in lines if line.startswith(f"{name}==")]
+        assert version(name).split("+")[0] == pinned
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """`make study PRESET=smoke`, in this environment, into a folder of its own: the folder of its results."""
+    folder = tmp_path_factory.mktemp("smoke")
+    environment = os.environ | {"FACELIB_CACHE": str(folder / "cache")}
+    where = ["-p", "results", str(folder / "results")]
+    for notebook, more in [("1_faces", []), ("2_squeezenet", ["-p", "runs", str(folder / "runs")])]:
+        subprocess.run([sys.executable, "-m", "facelib.batch", f"notebooks/{notebook}.ipynb", str(folder / f"{notebook}.ipynb"),
+                        "-f", "notebooks/presets/smoke.yaml", *where, *more], check=True, cwd=ROOT, env=environment)
+    return folder / "results" / "smoke"
+
+
+def test_study_leaves_tables_figures_and_manifest(study):
+    curve = results.read_table(study / "squeezenet" / "curve.csv")
+    layers = results.read_table(study / "squeezenet" / "layers.csv")
+    assert list(curve) == results.CURVE and list(layers) == results.LAYERS
+    assert set(curve["stage"]) == {"pruned", "fine-tuned"} and set(curve["metric"]) == {"eer", "frr_at_far_0.001"}
+    assert set(curve["pair"]) == {"frontal-frontal", "frontal-three-quarter", "frontal-profile", "three-quarter-three-quarter",
+                                  "three-quarter-profile", "profile-profile"}
+    assert curve["value"].between(0, 1).all() and (curve["ci_low"] <= curve["ci_high"]).all()
+    for name in ("eer", "frr_at_far_0.001", "filters_left", "training"):
+        for suffix in (".png", ".pdf", ".txt"):
+            assert (study / "squeezenet" / "figures" / f"{name}{suffix}").stat().st_size > 0
+    manifest = pd.read_json(study / "squeezenet" / "manifest.json", typ="series")
+    assert {"config", "versions", "commit", "device", "seconds", "faces"} <= set(manifest.index)
+    assert manifest["faces"]["test"]["subjects"] == 4
+
+
+def test_figures_are_redrawn_from_the_tables_alone(study):
+    figures = study / "squeezenet" / "figures"
+    before = {path.name: path.read_bytes() for path in figures.iterdir()}
+    for path in figures.iterdir():
+        path.unlink()
+    code = "import sys; from facelib import figures; figures.regenerate(sys.argv[1]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(study)], check=True)
+    assert {path.name: path.read_bytes() for path in figures.iterdir()} == before
+

@@ -1,0 +1,190 @@
+"""The pruning loop: exact counts, resumption to the same bits, checkpoints that rebuild the same network."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from facelib import networks, pruning, training, verification
+from facelib.faces import hold_out_images, split_subjects
+from facelib.networks import descriptors
+from facelib.pruning import Schedule, choose, graph_of, prune
+from facelib.storage import CheckpointError, load_checkpoint
+from facelib.training import Recipe, TrainingError
+
+RECIPE = Recipe(batch_size=8, epochs=1, schedule="one-cycle", learning_rates=(0.02,), precision="float32")
+SCHEDULE = Schedule(step_share=0.05, last_share=0.2, batches_per_step=2, evaluate_every=2)
+
+
+def network(subjects=6):
+    torch.manual_seed(0)
+    return networks.build("squeezenet", subjects, image_size=33, stem_stride=2)
+
+
+def run(blobs, folder, schedule=SCHEDULE):
+    """A short run on the blobs: its two tables as CSV text."""
+    learning, test = split_subjects(blobs, 0.25)
+    protocols = verification.pose_pairs(test.subjects, test.poses, 2)
+
+    def evaluate(pruned):
+        found = descriptors(pruned, test)
+        return pd.concat([verification.evaluate(p, found, resamples=20) for p in protocols], ignore_index=True)
+
+    tables = prune(network(), learning, schedule, RECIPE, evaluate, 0, folder)
+    return tables.curve.to_csv(index=False), tables.layers.to_csv(index=False)
+
+
+@pytest.fixture(scope="module")
+def never_killed(blobs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return run(blobs, folder), folder
+
+
+def test_every_step_removes_what_was_asked(never_killed):
+    (curve, layers), _ = never_killed
+    curve = pd.read_csv(pd.io.common.StringIO(curve))
+    layers = pd.read_csv(pd.io.common.StringIO(layers))
+    assert curve.groupby("step")["filters"].first().to_dict() == {0: 3944, 2: 3944 - 394, 4: 3944 - 789}
+    assert curve["filters_removed_pct"].max() == pytest.approx(100 * 789 / 3944)
+    assert layers.groupby("step")["out_channels"].sum().to_dict() == {0: 3944, 2: 3550, 4: 3155}
+    assert (layers["out_channels"] >= 1).all()
+    assert curve["parameters"].iloc[0] == 1_239_440  # 1,235,496 of PAPERS: a bias per filter gives way to gamma and beta
+
+
+def test_same_seed_gives_the_same_tables(never_killed, blobs, tmp_path):
+    assert run(blobs, tmp_path) == never_killed[0]
+
+
+def test_killed_in_the_middle_of_a_step_it_resumes_to_the_same_tables(never_killed, blobs, tmp_path, monkeypatch):
+    calls = []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 6:  # the second mini-batch of the third step
+            raise KeyboardInterrupt
+        return training.backward(*arguments)
+
+    monkeypatch.setattr(pruning, "backward", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(blobs, tmp_path)
+    assert load_checkpoint(tmp_path / "pruning.safetensors")[1]["step"] == 2
+    monkeypatch.undo()
+    assert run(blobs, tmp_path) == never_killed[0]
+
+
+def test_finished_run_is_not_repeated(never_killed, blobs, monkeypatch):
+    (tables, folder) = never_killed
+    monkeypatch.setattr(pruning, "backward", None)  # would fail when called
+    assert run(blobs, folder) == tables
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_changes_nothing(never_killed, blobs_folder, tmp_path):
+    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "import test_pruning\nfrom facelib.faces import load\nfrom pathlib import Path\n"
+            f"curve, layers = test_pruning.run(load('folder', {str(blobs_folder)!r}), Path({str(tmp_path / 'run')!r}))\n"
+            f"Path({str(tmp_path / 'curve')!r}).write_text(curve); Path({str(tmp_path / 'layers')!r}).write_text(layers)\n")
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for seconds in [5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5]:
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert ((tmp_path / "curve").read_text(), (tmp_path / "layers").read_text()) == never_killed[0]
+
+
+def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, tmp_path):
+    path = never_killed[1] / "pruned-004.safetensors"
+    rebuilt, graph = pruning.load(path)
+    images = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(3))
+    code = (f"import torch\nfrom facelib import pruning\nnetwork, _ = pruning.load({str(path)!r})\n"
+            "images = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(3))\n"
+            f"torch.save(network(images).detach(), {str(tmp_path / 'logits.pt')!r})")
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    assert graph.filters == 3155
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), rebuilt(images))
+
+
+def test_truncated_checkpoint_is_an_error_that_names_the_file(never_killed, tmp_path):
+    whole = (never_killed[1] / "pruned-004.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cut.safetensors.*Delete it"):
+        pruning.load(tmp_path / "cut.safetensors")
+
+
+def test_loss_that_turns_nan_stops_naming_step_layer_and_checkpoint(blobs, tmp_path, monkeypatch):
+    calls = []
+
+    def exploding(pruned, *arguments):
+        loss = training.backward(pruned, *arguments)
+        calls.append(1)
+        if len(calls) == 4:
+            pruned.features.fire4.squeeze.conv.weight.grad[0] = float("nan")
+            return loss * float("nan")
+        return loss
+
+    monkeypatch.setattr(pruning, "backward", exploding)
+    with pytest.raises(TrainingError, match=r"step 2.*fire4\.squeeze\.conv\.weight.*pruning\.safetensors"):
+        run(blobs, tmp_path)
+
+
+def lowest(scores, count, **options):
+    graph = graph_of(network())
+    groups = graph.groups.index.to_numpy()
+    return graph, choose(graph, groups, scores(groups, graph), count, **options)
+
+
+def test_ties_go_by_group_and_the_count_is_exact():
+    graph, chosen = lowest(lambda groups, graph: groups * 0.0, 100)
+    assert chosen == sorted(graph.groups.index)[:63] + sorted(graph.groups.index)[64:64 + 15] + chosen[78:]
+    assert len(chosen) == 100  # conv1 keeps one of its 64 filters, fire2's squeeze layer one of its 16
+
+
+def test_a_layer_with_only_low_scores_keeps_its_minimum():
+    def low_in_one_layer(groups, graph):
+        low = set(graph.filter_groups("features.fire5.squeeze.conv").tolist())
+        return [0.0 if group in low else 1.0 for group in groups]
+
+    graph, chosen = lowest(low_in_one_layer, 40, minimum=5)
+    low = set(graph.filter_groups("features.fire5.squeeze.conv").tolist())
+    assert len(chosen) == 40 and len(low & set(chosen)) == 32 - 5
+
+
+def test_asking_for_more_than_can_go_is_an_error():
+    with pytest.raises(ValueError, match="asked to remove 3944 filters, but only 3918"):  # 26 layers keep one each
+        lowest(lambda groups, graph: groups * 1.0, 3944)
+
+
+def test_kept_descriptor_loses_nothing():
+    graph = graph_of(network(), keep_descriptor=True)
+    assert len(graph.groups) == 2944
+    graph.remove(choose(graph, graph.groups.index, range(2944), 500))
+    assert graph.layers.loc["features.conv10.conv", "out_channels"] == 1000
+
+
+def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_killed, blobs, tmp_path):
+    folder = never_killed[1]
+    learning, test = split_subjects(blobs, 0.25)
+    learning, validation = hold_out_images(learning, 0.1, 0)
+    protocols = verification.pose_pairs(test.subjects, test.poses, 2)
+    found = pruning.fine_tune(folder, [0.2], learning, validation, SCHEDULE, RECIPE,
+                              lambda tuned: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
+    assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["filters"]) == {3155}
+    assert found.layers["out_channels"].sum() == 3155
+    with pytest.raises(ValueError, match="15%.*every 10%"):
+        pruning.fine_tune(folder, [0.15], learning, validation, SCHEDULE, RECIPE, None, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"criterion": "tailor"}, {"step_share": 0.0}, {"last_share": 1.0}, {"step_share": 0.7},
+                                   {"evaluate_every": 0}, {"batches_per_step": -1}])
+def test_schedule_refuses_what_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Schedule(**wrong)
