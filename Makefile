@@ -1,6 +1,7 @@
-# make study | test | figures | setup | lab | lock    PRESET=smoke|laptop|real-faces|paper  FACES=folder-of-faces
+# make study | test | figures | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
 PRESET ?= laptop
 FACES ?=
+IMAGENET ?=
 PYTHON ?= python3
 
 # An activated virtual or conda environment is used (conda's base does not count); else .venv is made.
@@ -22,13 +23,14 @@ NAME := $(PRESET)$(if $(FACES),-$(notdir $(abspath $(FACES))))
 OWN := $(if $(FACES),-p source folder -p root "$(abspath $(FACES))" -p source_options "{}")
 RUN = $(BIN)/python -m facelib.batch notebooks/$(1).ipynb results/$(NAME)/notebooks/$(1).ipynb \
       -f notebooks/presets/$(PRESET).yaml -p preset "$(NAME)" $(OWN)
+WEIGHTS := $(if $(IMAGENET),-p imagenet "$(IMAGENET)")
 
 .PHONY: study test test-slow figures setup lab lock bench
 .DELETE_ON_ERROR:
 
 study: setup
 	$(call RUN,1_faces)
-	$(call RUN,2_squeezenet)
+	$(call RUN,2_squeezenet) $(WEIGHTS)
 	@echo "Tables and figures: results/$(NAME)"
 
 test: setup

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -77,26 +79,66 @@ def normalised(convolution: nn.Conv2d) -> nn.Sequential:
     return block
 
 
-TRUNKS = {"squeezenet": (squeezenet, 1000)}
+def mobilenetv2(stem_stride: int) -> nn.Module:
+    """MobileNetV2's trunk as torchvision has it; the descriptor is its last convolution's 1280 pooled maps. No dropout."""
+    trunk = torchvision.models.mobilenet_v2(weights=None).features
+    trunk[0][0].stride = (stem_stride, stem_stride)
+    return trunk
+
+
+def resnet50(stem_stride: int) -> nn.Module:
+    """ResNet50's trunk as torchvision has it; the descriptor is its last block's 2048 pooled maps."""
+    plain = torchvision.models.resnet50(weights=None)
+    plain.conv1.stride = (stem_stride, stem_stride)
+    trunk = nn.Sequential()
+    for name, module in plain.named_children():
+        if name not in ("avgpool", "fc"):
+            trunk.add_module(name, module)
+    return trunk
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a network is made, how wide its descriptor is, and how torchvision calls it and its trunk's tensors."""
+
+    trunk: Callable[[int], nn.Module]
+    descriptor: int
+    torchvision_model: str
+    torchvision_name: Callable[[str], str]
+
+
+def _squeezenet_name(key: str) -> str:
+    """torchvision's name of a tensor of ours: conv1.conv.weight is features.0.weight."""
+    indices = {layer: index for index, layer in SQUEEZENET_LAYERS.items()}
+    layer, rest = key.split(".", 1)
+    layer = {"conv1": "features.0", "conv10": "classifier.1"}.get(layer) or f"features.{indices[layer]}"
+    return f"{layer}.{rest}".replace(".conv.weight", ".weight")
+
+
+ARCHITECTURES = {
+    "squeezenet": Architecture(squeezenet, 1000, "squeezenet1_1", _squeezenet_name),
+    "mobilenetv2": Architecture(mobilenetv2, 1280, "mobilenet_v2", lambda key: f"features.{key}"),
+    "resnet50": Architecture(resnet50, 2048, "resnet50", lambda key: key),
+}
 
 
 def build(name: str, subjects: int, image_size: int = 113, stem_stride: int = 1) -> FaceNetwork:
     """A network with random weights (torch's generator decides them) that classifies `subjects` people.
 
-    name: squeezenet. image_size: side of the input in pixels. stem_stride: stride of the first convolution, 1 as in
-    the papers or 2 as in the original, four times faster.
+    name: squeezenet, mobilenetv2 or resnet50. image_size: side of the input in pixels. stem_stride: stride of the first
+    convolution, 1 as in the papers (open for ResNet50) or 2 as in the original, four times faster.
     Raises ValueError for an unknown name or sizes the network cannot take.
     """
-    if name not in TRUNKS:
-        raise ValueError(f"unknown network '{name}'; expected one of {', '.join(TRUNKS)}")
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown network '{name}'; expected one of {', '.join(ARCHITECTURES)}")
     if subjects < 2:
         raise ValueError(f"a classifier needs at least 2 subjects, found {subjects}")
     if stem_stride not in (1, 2):
         raise ValueError(f"stem_stride is the first convolution's stride, 1 or 2, found {stem_stride}")
     if image_size < 32:
         raise ValueError(f"image_size is the side of the input in pixels, at least 32, found {image_size}")
-    trunk, descriptor = TRUNKS[name]
-    network = FaceNetwork(name, trunk(stem_stride), descriptor, subjects, image_size, stem_stride)
+    made = ARCHITECTURES[name]
+    network = FaceNetwork(name, made.trunk(stem_stride), made.descriptor, subjects, image_size, stem_stride)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -104,45 +146,43 @@ def load_imagenet(network: FaceNetwork, weights: str) -> None:
     """Starts the trunk from ImageNet weights in torchvision's names.
 
     weights: a safetensors or .pth file, or "torchvision" to download torchvision's own. They expect 0-1 values divided
-    by ImageNet's deviations; ours are 0-255, so the first convolution's weights are divided by each channel's
-    deviation relative to the mean one. The common factor that remains is left to the batch normalisation after it.
+    by ImageNet's deviations; ours are 0-255. So the first convolution's weights are divided by each colour's deviation
+    relative to the mean one, and the factor that is left goes into the statistics of the batch normalisation after it
+    (into its weights it would make them tiny, and their first update huge). The means stay the papers'.
     Raises ValueError when the file does not hold the network's layers.
     """
-    theirs = _read_weights(network.config["name"], weights)
-    ours = network.features.state_dict()
-    names = {name: _torchvision_name(name) for name in ours}
-    missing = [n for key, n in names.items() if key.endswith("conv.weight") and n not in theirs]
-    if missing:
-        raise ValueError(f"{weights}: expected ImageNet weights of {network.config['name']} with the tensor "
-                         f"{missing[0]}; found {', '.join(list(theirs)[:3])}, ...")
-    chosen = {key: theirs[n].float() for key, n in names.items() if n in theirs}
+    made = ARCHITECTURES[network.config["name"]]
+    theirs = _read_weights(made.torchvision_model, weights)
+    ours = {key: tensor for key, tensor in network.features.state_dict().items() if not key.endswith("num_batches_tracked")}
+    chosen = {key: theirs[made.torchvision_name(key)].float() for key in ours if made.torchvision_name(key) in theirs}
+    lacking = [made.torchvision_name(key) for key, tensor in ours.items() if tensor.ndim == 4 and key not in chosen]
+    if lacking:
+        raise ValueError(f"{weights}: expected ImageNet weights of {network.config['name']} with the tensor {lacking[0]}; "
+                         f"found {', '.join(list(theirs)[:3])}, ...")
     for key, tensor in chosen.items():
         if tensor.shape != ours[key].shape:
-            raise ValueError(f"{weights}: expected {names[key]} of shape {tuple(ours[key].shape)}, "
+            raise ValueError(f"{weights}: expected {made.torchvision_name(key)} of shape {tuple(ours[key].shape)}, "
                              f"found {tuple(tensor.shape)}")
-    stem = next(iter(chosen))
-    deviation = torch.tensor(IMAGENET_DEVIATION).view(1, 3, 1, 1)
-    chosen[stem] = chosen[stem] * deviation.mean() / deviation
+    deviation = torch.tensor(IMAGENET_DEVIATION)
+    stem = next(iter(ours))
+    chosen[stem] = chosen[stem] * (deviation.mean() / deviation).view(1, 3, 1, 1)
+    factor = 255 * deviation.mean()
+    for statistic, power in (("running_mean", 1), ("running_var", 2)):
+        first = next(key for key in ours if key.endswith(statistic))
+        if first in chosen:
+            chosen[first] = chosen[first] * factor**power
     network.features.load_state_dict(chosen, strict=False)
 
 
-def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
+def _read_weights(model: str, weights: str) -> dict[str, Tensor]:
     if weights == "torchvision":
-        return torchvision.models.get_model({"squeezenet": "squeezenet1_1"}[name], weights="DEFAULT").state_dict()
-    path = Path(weights).expanduser()
+        return torchvision.models.get_model(model, weights="DEFAULT").state_dict()
+    path = Path(weights)
     if not path.is_file():
-        raise ValueError(f"no file of weights at {path}; expected a .safetensors or .pth file, or 'torchvision'")
+        raise ValueError(f"no file of ImageNet weights at {path}; expected a .safetensors or .pth file, or 'torchvision'")
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _torchvision_name(key: str) -> str:
-    """torchvision's name of a tensor of ours: conv1.conv.weight is features.0.weight."""
-    indices = {layer: index for index, layer in SQUEEZENET_LAYERS.items()}
-    layer, rest = key.split(".", 1)
-    layer = {"conv1": "features.0", "conv10": "classifier.1"}.get(layer) or f"features.{indices[layer]}"
-    return f"{layer}.{rest}".replace(".conv.weight", ".weight")
 
 
 def descriptors(network: FaceNetwork, faces: FaceSet, batch_size: int = 64) -> np.ndarray:

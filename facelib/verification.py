@@ -12,6 +12,11 @@ as many subjects as there are, with replacement; a subject drawn w times counts 
 s then weighs w_s, because each copy brings its own genuine comparisons, and an impostor comparison of a and b weighs
 w_a * w_b, because every copy of a meets every copy of b. Copies of one subject are not compared with each other: such a
 comparison is neither genuine (w_s**2 would count it as one) nor impostor.
+The variance over resamples says how many independent trials the comparisons are worth, and Wilson's score interval for
+that many trials is the interval of FRR at a FAR, as Fogliato, Patil and Perona recommend ("Confidence intervals for error
+rates in 1:1 matching tasks", 2023, arXiv 2306.01198): quantiles of resamples shrink to nothing where errors are few. With
+no error, or nothing but errors, each subject with a genuine comparison is one trial. The EER is the rate that equals the
+FRR at itself as FAR; its interval holds the rates that lie within the interval of the FRR at themselves.
 """
 
 from __future__ import annotations
@@ -177,15 +182,22 @@ def _crossing(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
 
 
 def _metric(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
-    if metric == "eer":
-        return _equal_error(far, frr)
-    reached = np.argmax(far <= _target(metric), axis=-1)
+    return _equal_error(far, frr) if metric == "eer" else _frr_at(far, frr, _target(metric))
+
+
+def _frr_at(far: np.ndarray, frr: np.ndarray, target: float) -> np.ndarray:
+    """FRR of curves, (..., thresholds), at the lowest threshold whose FAR is not above the target."""
+    reached = np.argmax(far <= target, axis=-1)
     return np.take_along_axis(frr, reached[..., None], -1)[..., 0]
 
 
 def _target(metric: str) -> float:
-    """The target FAR in a metric's name, such as frr_at_far_0.001."""
+    """The target FAR in a metric's name, such as frr_at_far_0.001; of eer, none (NaN)."""
+    if metric == "eer":
+        return np.nan
     try:
+        if not metric.startswith("frr_at_far_"):
+            raise ValueError(metric)
         far = float(metric.removeprefix("frr_at_far_"))
     except ValueError:
         raise ValueError(f"metric: expected eer or frr_at_far_<fraction> (accuracy for folds), found {metric!r}") from None
@@ -476,21 +488,18 @@ def _pair_scores(protocol: PairProtocol, images: np.ndarray, compare_rows: Calla
 def evaluate(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
              metrics: Sequence[str] = ("eer", "frr_at_far_0.001"), resamples: int = 1000, seed: int = 0,
              similarity: str | Callable = "cosine", confidence: float = 0.95) -> pd.DataFrame:
-    """Error rates of descriptors on a protocol, with intervals over subjects.
+    """Error rates of descriptors on a protocol, with intervals over subjects (see the module's docstring).
 
     descriptors: (images, dimensions), not normalised, one row per image that the protocol was made for.
     metrics: eer; frr_at_far_<fraction>; accuracy (a PairProtocol's).
     similarity: cosine, chi_square, or a callable from (m, dimensions), (n, dimensions) to (m, n) scores.
     Returns one row per metric: protocol, pair, template_size, metric, value, ci_low, ci_high, genuine, impostor (numbers
-    of comparisons). Rates are fractions. The module's docstring says how intervals are made; that of the accuracy is
-    the t interval of the mean over folds, which share no subjects.
+    of comparisons). Rates are fractions. An interval is NaN where the subjects are unknown or resamples is 0.
     Raises ValueError for an unknown metric or similarity, and for descriptors that are not finite or too few.
     """
-    found = _comparisons(protocol, descriptors, similarity)
-    weights = _draws(found.subjects, resamples, seed)
-    value, impostor, resampled = _measured(found, metrics, weights)
-    low, high = _interval(resampled, confidence)
-    return _table(protocol, metrics, found.genuine.size, impostor, value=value, ci_low=low, ci_high=high)
+    found = _measure(protocol, descriptors, metrics, resamples, seed, similarity)
+    intervals = [_interval(found, metric, confidence) for metric in metrics]
+    return _table(protocol, metrics, found, value=[found.values[metric] for metric in metrics], interval=intervals)
 
 
 def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descriptors_b: np.ndarray,
@@ -498,57 +507,88 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
             similarity: str | Callable = "cosine", confidence: float = 0.95) -> pd.DataFrame:
     """Error rates of a minus those of b on the same comparisons, with intervals over subjects.
 
-    Both are measured on the same resamples of subjects, so what makes a subject hard for both cancels. Arguments and
-    rows are those of `evaluate`; `value` is the difference, and columns value_a, value_b are added.
+    Both are measured on the same resamples of subjects, so what makes a subject hard for both cancels; the interval is
+    the central part of the resampled differences (for accuracy, the t interval of the folds' differences).
+    Arguments and rows are those of `evaluate`; value is the difference, value_a and value_b stand before it.
     """
-    a, b = (_comparisons(protocol, descriptors, similarity) for descriptors in (descriptors_a, descriptors_b))
-    weights = _draws(a.subjects, resamples, seed)
-    value_a, impostor, resampled_a = _measured(a, metrics, weights)
-    value_b, _, resampled_b = _measured(b, metrics, weights)
-    low, high = _interval(resampled_a - resampled_b, confidence)
-    return _table(protocol, metrics, a.genuine.size, impostor, value=value_a - value_b, ci_low=low, ci_high=high,
-                  value_a=value_a, value_b=value_b)
+    a, b = (_measure(protocol, descriptors, metrics, resamples, seed, similarity)
+            for descriptors in (descriptors_a, descriptors_b))
+    values = [np.array([found.values[metric] for metric in metrics]) for found in (a, b)]
+    intervals = []
+    for metric in metrics:
+        differences = _samples(a, metric) - _samples(b, metric)
+        intervals.append(_t_interval(differences, confidence) if metric == "accuracy" else
+                         np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2]) if differences.size else
+                         UNKNOWN)
+    return _table(protocol, metrics, a, value_a=values[0], value_b=values[1], value=values[0] - values[1],
+                  interval=intervals)
 
 
-def _table(protocol, metrics, genuine: int, impostor: int, **columns) -> pd.DataFrame:
+def _table(protocol, metrics, found: _Measured, interval: list, **values) -> pd.DataFrame:
+    low, high = np.array(interval).T
     return pd.DataFrame({"protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size,
-                         "metric": list(metrics), **columns, "genuine": genuine, "impostor": impostor})
+                         "metric": list(metrics), **values, "ci_low": low, "ci_high": high,
+                         "genuine": found.genuine, "impostor": found.impostor})
 
 
-def _draws(subjects: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each subject is drawn in each resample, (resamples, subjects)."""
-    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), resamples).astype(float)
+@dataclass(frozen=True)
+class _Measured:
+    """A protocol's error rates: exact values; FAR and FRR curves, (1 + resamples, thresholds), the sample's own first;
+    the folds' accuracies. people: how many subjects have a genuine comparison."""
+
+    values: dict[str, float]
+    far: np.ndarray
+    frr: np.ndarray
+    folds: np.ndarray
+    people: int
+    genuine: int
+    impostor: int
 
 
-def _measured(found: Comparisons, metrics: Sequence[str], weights: np.ndarray):
-    """The metrics exactly, (metrics,), the number of impostor comparisons, the metrics resampled (resamples, metrics)."""
+def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similarity) -> _Measured:
+    rates = [metric for metric in metrics if metric != "accuracy"]
+    for metric in rates:
+        _target(metric)
+    found = _comparisons(protocol, descriptors, similarity)
     counted = 0
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         nonlocal counted
         for block in found.impostors():
             counted += block.scores.size
             yield block.scores
 
     far, frr, _ = _corners(found.genuine, blocks())
-    value = np.array([_metric(metric, far, frr) for metric in metrics])
-    return value, counted, _resampled(found, metrics, weights)
+    values = {metric: float(_metric(metric, far, frr)) for metric in rates}
+    folds = np.empty(0)
+    if "accuracy" in metrics:
+        folds = _fold_accuracies(protocol, *scores(protocol, descriptors, similarity))
+        values["accuracy"] = folds.mean()
+    resampled = _resampled(found, rates, resamples, seed)
+    return _Measured(values, *resampled, folds, np.unique(found.genuine_subject).size, found.genuine.size, counted)
 
 
-def _resampled(found: Comparisons, metrics: Sequence[str], weights: np.ndarray) -> np.ndarray:
-    """Metrics of each resample, (resamples, metrics), in two rounds: a coarse one finds, for each metric, the range of
-    thresholds where resamples have their operating points, a fine one counts at the genuine scores in it. Up to FINE
-    of them the result is exact; of more, as many evenly spread, and a resample is off by less than one in FINE of the
-    range over all resamples."""
+def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """FAR and FRR curves of the sample (first) and of its resamples, (1 + resamples, thresholds), in two rounds: a coarse
+    one finds, for each metric, the range of thresholds where resamples have their operating points, a fine one counts at
+    the genuine scores in it. Up to FINE genuine scores the curves are exact there; of more, as many are taken, evenly
+    spread, and a resample's error rate is off by less than one in FINE of the range over all resamples."""
+    if not found.subjects or not resamples or not metrics:
+        return np.empty((0, 2)), np.empty((0, 2))
+    equal = np.full(found.subjects, 1 / found.subjects)
+    drawn = np.random.default_rng(seed).multinomial(found.subjects, equal, resamples)
+    weights = np.vstack([np.ones(found.subjects), drawn])
     distinct = np.unique(found.genuine)
     far, frr, thresholds = _rates(found, weights, _spread(distinct, FINE // 4))
+    possible = ~np.isnan(far + frr).any(axis=1)  # with very few subjects, a resample may lack genuine or impostor comparisons
     windows = []
     for metric in metrics:
-        crossing = _crossing(metric, far, frr)
-        low, high = thresholds[crossing.min() - 1], thresholds[crossing.max()]
-        windows.append(_spread(distinct[(distinct >= low) & (distinct <= high)], FINE // len(metrics)))
-    far, frr, _ = _rates(found, weights, np.unique(np.concatenate(windows)))
-    return np.stack([_metric(metric, far, frr) for metric in metrics], axis=1)
+        crossing = _crossing(metric, far[possible], frr[possible])
+        low, high = max(crossing.min() - 3, 0), min(crossing.max() + 2, thresholds.size - 1)  # a genuine score more
+        inside = distinct[(distinct >= thresholds[low]) & (distinct <= thresholds[high])]
+        windows.append(_spread(inside, FINE // len(metrics)))
+    far, frr, _ = _rates(found, weights[possible], np.unique(np.concatenate(windows)))
+    return far, frr
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
@@ -556,10 +596,10 @@ def _spread(values: np.ndarray, count: int) -> np.ndarray:
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
 
 
-def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray):
-    """FAR and FRR of every resample, (resamples, thresholds), at and just above the chosen scores.
+def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """FAR and FRR for each row of weights, (rows, thresholds), at and just above the chosen scores; the thresholds.
 
-    Sums of whole numbers below 2^53: exact in float64 in whatever order the matrix products add them.
+    Sums of whole numbers below 2^53: exact in float64, in whatever order the matrix products add them.
     """
     thresholds = _at_and_above(chosen)
     bins = thresholds.size + 1
@@ -576,11 +616,77 @@ def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray):
             part = slice(start, start + 4096)
             impostor += (weights[:, block.first[part]] * weights[:, block.second[part]]) @ histogram[part]
     genuine_total, impostor_total = (histogram.sum(axis=1, keepdims=True) for histogram in (genuine, impostor))
-    frr = genuine.cumsum(axis=1)[:, :-1] / genuine_total
-    far = (impostor_total - impostor.cumsum(axis=1)[:, :-1]) / impostor_total
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has no comparison of a kind
+        frr = genuine.cumsum(axis=1)[:, :-1] / genuine_total
+        far = (impostor_total - impostor.cumsum(axis=1)[:, :-1]) / impostor_total
     return _with_ends(far, frr, thresholds)
 
 
-def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
-    tail = (1 - confidence) / 2
-    return np.quantile(resampled, [tail, 1 - tail], axis=0)
+UNKNOWN = (np.nan, np.nan)
+
+
+def _samples(found: _Measured, metric: str) -> np.ndarray:
+    return found.folds if metric == "accuracy" else _metric(metric, found.far[1:], found.frr[1:])
+
+
+def _interval(found: _Measured, metric: str, confidence: float) -> tuple[float, float]:
+    if metric == "accuracy":
+        return _t_interval(found.folds, confidence)
+    if len(found.far) < 3:
+        return UNKNOWN
+    if metric != "eer":
+        return _wilson(found.values[metric], _samples(found, metric), found.people, confidence)
+
+    def plausible(rate: float) -> bool:
+        frr = _frr_at(found.far, found.frr, rate)
+        low, high = _wilson(frr[0], frr[1:], found.people, confidence)
+        return low <= rate <= high
+
+    return _last(plausible, found.values[metric], 0.0), _last(plausible, found.values[metric], 1.0)
+
+
+def _wilson(rate: float, resampled: np.ndarray, people: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a rate for the number of independent trials that would vary as much as the resamples."""
+    variance = resampled.var(ddof=1)
+    trials = rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else people
+    z = stats.norm.ppf((1 + confidence) / 2)
+    centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def _last(plausible: Callable[[float], bool], inside: float, outside: float) -> float:
+    """The end of the plausible rates on the way from one inside to one outside, to a 2^-20 of the way."""
+    for _ in range(20):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if plausible(middle) else (inside, middle)
+    return inside
+
+
+def _fold_accuracies(protocol: PairProtocol, genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
+    """Share of right decisions in each fold, at the threshold that is best in the other folds."""
+    if not isinstance(protocol, PairProtocol):
+        raise ValueError(f"metric accuracy: expected listed pairs in folds (pair_folds), found protocol {protocol.name!r}")
+    genuine_fold, impostor_fold = protocol.fold[protocol.same], protocol.fold[~protocol.same]
+    accuracies = []
+    for fold in np.unique(protocol.fold):
+        mated, other = genuine_fold == fold, impostor_fold == fold
+        threshold = _most_accurate(genuine[~mated], impostor[~other])
+        right = np.count_nonzero(genuine[mated] >= threshold) + np.count_nonzero(impostor[other] < threshold)
+        accuracies.append(right / (mated.sum() + other.sum()))
+    return np.array(accuracies)
+
+
+def _most_accurate(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """The threshold, midway between two scores, with the most right decisions; of several the middle one."""
+    values = np.union1d(genuine, impostor).astype(float)
+    thresholds = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
+    right = np.searchsorted(np.sort(impostor), thresholds) - np.searchsorted(np.sort(genuine), thresholds)
+    best = np.flatnonzero(right == right.max())
+    return thresholds[best[best.size // 2]]
+
+
+def _t_interval(folds: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Student's interval of the mean over folds that share no subject."""
+    half = stats.t.ppf((1 + confidence) / 2, folds.size - 1) * folds.std(ddof=1) / np.sqrt(folds.size)
+    return folds.mean() - half, folds.mean() + half

@@ -47,7 +47,7 @@ class _Reader(pickle._Unpickler):  # the one written in Python: the other takes 
 
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content), encoding="bytes")
-        self.left = len(content)  # bytes that may still be made: a file holds each of its own once
+        self.left = len(content)  # bytes that may still be made of text: a file holds each of its own once
 
     def find_class(self, module: str, name: str) -> _Name:
         return _Name(f"{module.replace('numpy._core', 'numpy.core').replace('__builtin__', 'builtins')}.{name}")
@@ -64,7 +64,9 @@ class _Reader(pickle._Unpickler):  # the one written in Python: the other takes 
             case _Name("numpy.core.numeric._frombuffer"), (bytes() as data, np.dtype() as dtype, tuple() as shape, "C"):
                 return self.array(shape, dtype, data)
             case _Name("_codecs.encode"), (str() as text, "latin1" | "latin-1"):
-                self.spend(len(text))
+                self.left -= len(text)
+                if self.left < 0:
+                    raise pickle.UnpicklingError("it makes more bytes than it holds")
                 return text.encode("latin-1")
             case _Name("builtins.bytes"), ():
                 return b""
@@ -74,13 +76,7 @@ class _Reader(pickle._Unpickler):  # the one written in Python: the other takes 
         sides = len(shape) <= 3 and all(type(side) is int and 0 <= side <= len(data) for side in shape)
         if not sides or math.prod(shape) * dtype.itemsize != len(data):
             raise pickle.UnpicklingError(f"it gives an array {len(data)} bytes, which is not what its shape needs")
-        self.spend(len(data))
         return np.frombuffer(data, dtype).reshape(shape)
-
-    def spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise pickle.UnpicklingError("it makes more bytes than it holds")
 
     def load_reduce(self):
         arguments = self.stack.pop()
@@ -98,7 +94,7 @@ class _Reader(pickle._Unpickler):  # the one written in Python: the other takes 
 
     def load_bytearray8(self):
         (length,) = struct.unpack("<Q", self.read(8))
-        self.append(self.read(min(length, self.left)))
+        self.append(self.read(length))
 
     dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
 

@@ -156,7 +156,7 @@ class View:
         contrast = rng.uniform(.35, .9)
         return cls(
             yaw=side * YAW[pose] + rng.normal(0, 4), pitch=rng.normal(0, 5), roll=rng.normal(0, 4),
-            expression=tuple(rng.normal(size=6).clip(0, 2) * (.4, .6, .4, .5, .4, .3)),
+            expression=tuple(.45 * rng.normal(size=len(EXPRESSION)).clip(0, 2)),
             eyes_open=rng.uniform(.65, 1.15), gaze=tuple(rng.normal(0, (.15, .06))),
             hair_bulk=rng.uniform(.75, 1.25), hair_shift=rng.normal(0, .35), key=key,
             key_colour=tuple(1.6 * contrast * colour), ambient=tuple((1.15 - contrast) * colour[::-1] ** .5),
