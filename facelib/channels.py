@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,8 +33,10 @@ import torch.nn.functional as F
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import LongTensor, Tensor, fx, nn
+from torchvision.ops import stochastic_depth
 
 FIXED = 0  # the channel number of whatever can never leave: the network's inputs, its outputs, constants, kept layers
+_TRACING = re.compile("|".join(map(re.escape, (str(Path(torch.__file__).parent) + os.sep, __file__))))
 
 # what each operation does to channels: the name of a method of _Walk
 _MODULES = dict.fromkeys((
@@ -42,17 +46,16 @@ _MODULES = dict.fromkeys((
     nn.Conv2d: "convolution", nn.Linear: "linear", nn.Flatten: "reshaped", nn.PReLU: "prelu",
     nn.BatchNorm1d: "batchnorm", nn.BatchNorm2d: "batchnorm", nn.SyncBatchNorm: "batchnorm"}
 _METHODS = {name: rule for rule, names in {
-    "passed": """dropout dropout2d relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh
-                 hardswish hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus clamp neg max_pool2d avg_pool2d
-                 adaptive_avg_pool2d adaptive_max_pool2d contiguous clone detach to float""",
-    "divided": "div div_ truediv itruediv",
+    "passed": """relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu gelu silu mish hardtanh hardswish
+                 hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus clamp neg div div_ truediv itruediv dropout dropout2d
+                 max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d contiguous clone detach to float""",
     "combined": "add add_ iadd sub sub_ isub mul mul_ imul",
     "joined": "cat concat concatenate",
     "reshaped": "flatten view reshape squeeze unsqueeze",
     "reduced": "mean sum amax",
 }.items() for name in names.split()}
 _FUNCTIONS = {getattr(home, name): rule for home in (torch, F, operator) for name, rule in _METHODS.items()
-              if hasattr(home, name)}
+              if hasattr(home, name)} | {stochastic_depth: "passed"}
 
 
 @dataclass
@@ -70,7 +73,7 @@ class _Slot:
 
 @dataclass
 class _Layer:
-    """A module that owns parameters along channels: what goes in, what comes out, at how many positions a filter works."""
+    """A module with parameters along channels: what goes in and out, and at how many positions its filters work."""
 
     module: nn.Module
     kind: str  # of a convolution; empty for the others
@@ -78,6 +81,11 @@ class _Layer:
     outputs: Tensor | int
     original: int  # output channels when traced
     positions: int = 0
+
+
+def _shape_alone(value):
+    """A tensor's shape, as a tensor without values; anything else as it is."""
+    return torch.empty(value.shape, device="meta") if isinstance(value, Tensor) else value
 
 
 class _Tracer(fx.Tracer):
@@ -97,6 +105,7 @@ class _Walk(fx.Interpreter):
     """
 
     def __init__(self, network: nn.Module, example: Tensor):
+        network = copy.copy(network)  # a constant met in forward becomes an attribute of what is traced
         super().__init__(network, graph=_Tracer().trace(network))
         self.extra_traceback = False
         self.count = FIXED + 1
@@ -105,7 +114,7 @@ class _Walk(fx.Interpreter):
         self.slots: dict[int, _Slot] = {}  # by identity of the parameter or buffer
         self.layers: dict[str, _Layer] = {}
         self.batchnorm_after: dict[str, str] = {}
-        self.run(example.to("meta"))
+        self.run(_shape_alone(example))
 
     def groups(self) -> np.ndarray:
         """The group of every channel: the lowest number among the channels that are one with it."""
@@ -115,30 +124,32 @@ class _Walk(fx.Interpreter):
         return np.unique(label, return_index=True)[1][label]
 
     def run_node(self, node: fx.Node):
-        value = super().run_node(node)
+        try:
+            value = super().run_node(node)
+        except Exception as error:
+            raise self.refusal(node, f"it fails on shapes alone, {error}") from error
         channels = self.follow(node, value)
         if channels is not None:
             if value.dim() < 2 or value.shape[1] != len(channels):
-                raise self.refusal(node, f"its result of shape {tuple(value.shape)} has no channels along axis 1")
+                raise self.refusal(node, f"its result of shape {tuple(value.shape)} has other channels than its input")
             self.channels[node] = channels
         return value
 
     def call_module(self, target, args, kwargs):
         module = copy.copy(self.fetch_attr(target))
-        module._parameters = {name: p if p is None else p.to("meta") for name, p in module._parameters.items()}
-        module._buffers = {name: b if b is None else b.to("meta") for name, b in module._buffers.items()}
+        module._parameters = {name: _shape_alone(tensor) for name, tensor in module._parameters.items()}
+        module._buffers = {name: _shape_alone(tensor) for name, tensor in module._buffers.items()}
         module.training = False
         return module.forward(*args, **kwargs)
 
     def get_attr(self, target, args, kwargs):
-        value = super().get_attr(target, args, kwargs)
-        return value.to("meta") if isinstance(value, Tensor) else value
+        return _shape_alone(super().get_attr(target, args, kwargs))
 
     def follow(self, node: fx.Node, value) -> Tensor | None:
         """The channels along axis 1 of `value`, which `node` gives; None for what holds no channels, as a size."""
         if node.op == "output":
             for source in node.all_input_nodes:
-                self.fix(self.channels[source])
+                self.fix(self.channels.get(source, torch.tensor([FIXED])))
             return None
         if node.op in ("placeholder", "get_attr"):
             many = isinstance(value, Tensor) and value.dim() > 1
@@ -157,9 +168,10 @@ class _Walk(fx.Interpreter):
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         if node.op == "call_module":
             name = f"{type(self.fetch_attr(node.target)).__name__} '{node.target}'"
-        lines = re.findall(r'File "[^\n]*\n[^\n]*', node.stack_trace or "")
-        where = f"\n  {lines[-1]}" if lines else ""
-        return NotImplementedError(f"cannot follow channels through {name} (fx node {node.name}): {reason}{where}")
+        frames = re.findall(r'File "[^\n]*\n[^\n]*', node.stack_trace or "")
+        where = [frame for frame in frames if not _TRACING.search(frame)][-1:]  # the network's own innermost line
+        return NotImplementedError("\n  ".join(
+            [f"cannot follow channels through {name} (fx node {node.name}): {reason}", *where]))
 
     def source(self, node: fx.Node) -> Tensor:
         """The channels of the one tensor that goes into `node`."""
@@ -178,24 +190,25 @@ class _Walk(fx.Interpreter):
     def fix(self, channels: Tensor) -> None:
         self.unite(channels, torch.full_like(channels, FIXED))
 
-    def own(self, module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
-        """Notes the channels along the axes of a parameter or buffer, which may be shared with an earlier call."""
-        tensor = getattr(module, name)
-        if tensor is None:
-            return
-        slot = self.slots.setdefault(id(tensor), _Slot(module, name, (rows, columns)))
-        for one, other in zip(slot.axes, (rows, columns)):
-            if one is not other:
-                self.unite(one, other)
+    def layer(self, node: fx.Node, inputs: Tensor, outputs: Tensor, columns: Tensor | None = None, kind: str = "",
+              positions: int = 0) -> Tensor:
+        """Notes the channels along the parameters and buffers of a module: `outputs` along the first axis of each,
+        `columns` along the second of its weight. They are one with those of an earlier call, or of a shared weight."""
+        module = self.fetch_attr(node.target)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            tensor = getattr(module, name, None)
+            if tensor is not None:
+                axes = (outputs, columns if name == "weight" else None)
+                for one, other in zip(self.slots.setdefault(id(tensor), _Slot(module, name, axes)).axes, axes):
+                    if one is not other:
+                        self.unite(one, other)
+        layer = self.layers.setdefault(node.target, _Layer(module, kind, inputs, outputs, len(outputs)))
+        layer.positions += positions
+        return layer.outputs
 
     # the rules: what an operation does to channels
 
     def passed(self, node: fx.Node, value: Tensor) -> Tensor:
-        return self.source(node)
-
-    def divided(self, node: fx.Node, value: Tensor) -> Tensor:
-        if isinstance(node.args[1], fx.Node) and node.args[1] in self.channels:
-            raise self.refusal(node, "a masked divisor would be zero; only division by a number is known")
         return self.source(node)
 
     def combined(self, node: fx.Node, value: Tensor) -> Tensor:
@@ -218,19 +231,20 @@ class _Walk(fx.Interpreter):
 
     def reshaped(self, node: fx.Node, value: Tensor) -> Tensor:
         channels, shape = self.source(node), self.env[node.all_input_nodes[0]].shape
+        if value.shape[:2] != shape[:2]:
+            if value.dim() != 2 or value.shape[0] != shape[0]:
+                raise self.refusal(node, f"{tuple(shape)} to {tuple(value.shape)} mixes channels with other axes")
+            channels = channels.repeat_interleave(shape[2:].numel())
         if node.target in ("view", "reshape", torch.reshape):
             sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-            if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] > 1:
+            if isinstance(sizes[1], int) and sizes[1] > 1:
                 raise self.refusal(node, f"the number of channels, {sizes[1]}, is written out; flatten(1) stays right")
-        if value.shape[:2] == shape[:2]:
-            return channels
-        if value.dim() == 2 and value.shape[0] == shape[0]:
-            return channels.repeat_interleave(shape[2:].numel())
-        raise self.refusal(node, f"{tuple(shape)} to {tuple(value.shape)} mixes channels with other axes")
+        return channels
 
     def reduced(self, node: fx.Node, value: Tensor) -> Tensor:
+        rank = self.env[node.all_input_nodes[0]].dim()
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
-        dims = [d % self.env[node.all_input_nodes[0]].dim() for d in (dims if isinstance(dims, (tuple, list)) else [dims])]
+        dims = [dim % rank for dim in (dims if isinstance(dims, (tuple, list)) else [dims])]
         if not dims or min(dims) < 2:
             raise self.refusal(node, f"over dims {dims}; only over positions (dims 2 and 3) is known")
         return self.source(node)
@@ -244,38 +258,24 @@ class _Walk(fx.Interpreter):
             for column in blocks.T[1:]:
                 self.unite(blocks[:, 0], column)
             outputs = blocks[:, 0].repeat_interleave(conv.out_channels // conv.groups)
-        self.own(conv, "weight", outputs, inputs if conv.groups == 1 else None)
-        self.own(conv, "bias", outputs)
-        layer = self.layers.setdefault(node.target, _Layer(conv, _kind(conv), inputs, outputs, conv.out_channels))
-        layer.positions += value.shape[2:].numel()
-        return layer.outputs
+        return self.layer(node, inputs, outputs, inputs if conv.groups == 1 else None, _kind(conv),
+                          positions=value.shape[2:].numel())
 
     def linear(self, node: fx.Node, value: Tensor) -> Tensor:
-        linear, inputs = self.fetch_attr(node.target), self.source(node)
+        inputs = self.source(node)
         if value.dim() != 2:
             raise self.refusal(node, f"its result has shape {tuple(value.shape)}; only (images, features) is known")
-        outputs = self.fresh(linear.out_features)
-        self.own(linear, "weight", outputs, inputs)
-        self.own(linear, "bias", outputs)
-        layer = self.layers.setdefault(node.target, _Layer(linear, "", inputs, outputs, linear.out_features))
-        layer.positions += 1
-        return layer.outputs
+        return self.layer(node, inputs, self.fresh(value.shape[1]), inputs, positions=1)
 
     def batchnorm(self, node: fx.Node, value: Tensor) -> Tensor:
-        norm, channels, source = self.fetch_attr(node.target), self.source(node), node.all_input_nodes[0]
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.own(norm, name, channels)
-        self.layers.setdefault(node.target, _Layer(norm, "", channels, channels, norm.num_features))
+        channels, source = self.source(node), node.all_input_nodes[0]
         if source.op == "call_module" and len(source.users) == 1:
             self.batchnorm_after.setdefault(source.target, node.target)
-        return channels
+        return self.layer(node, channels, channels)
 
     def prelu(self, node: fx.Node, value: Tensor) -> Tensor:
-        prelu, channels = self.fetch_attr(node.target), self.source(node)
-        if prelu.num_parameters > 1:
-            self.own(prelu, "weight", channels)
-            self.layers.setdefault(node.target, _Layer(prelu, "", channels, channels, prelu.num_parameters))
-        return channels
+        channels = self.source(node)
+        return self.layer(node, channels, channels) if self.fetch_attr(node.target).num_parameters > 1 else channels
 
 
 def _kind(conv: nn.Conv2d) -> str:
@@ -300,6 +300,7 @@ def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
 
 def _cut(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None) -> Tensor:
     """`tensor` with the kept positions of its first two axes (None: all of them), in the memory layout it had."""
+    rows, columns = (None if kept is None else kept.to(tensor.device) for kept in (rows, columns))
     last = tensor.dim() == 4 and tensor.stride() == _channels_last(tensor.shape)
     if last:
         tensor = tensor.permute(0, 2, 3, 1)
@@ -320,7 +321,8 @@ def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor |
     cut = _cut(tensor.data, rows, columns)
     # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the next
     # backward would fail on it; a change of type in between makes torch drop it.
-    tensor.data = torch.empty(0, dtype=torch.float32 if cut.dtype == torch.float64 else torch.float64, device=cut.device)
+    other = torch.float32 if cut.dtype == torch.float64 else torch.float64
+    tensor.data = torch.empty(0, dtype=other, device=cut.device)
     tensor.data = cut
 
 
@@ -369,7 +371,7 @@ class ChannelGraph:
         self._batchnorm_after = walk.batchnorm_after
         self._layers = walk.layers
         self._slots = list(walk.slots.values())
-        self._lists: list[LongTensor] = []  # every different list of channels, as group ids; slots and layers hold its number
+        self._lists: list[np.ndarray] = []  # of group ids, each different one once; slots and layers hold its number
         self._share_lists(walk.groups())
         self._prunable = np.zeros(walk.count, dtype=bool)  # by group id, as the network was traced
         for layer in self._convolutions().values():
@@ -383,7 +385,7 @@ class ChannelGraph:
         def number(channels: Tensor | None) -> int | None:
             if channels is not None and id(channels) not in numbers:
                 numbers[id(channels)] = len(self._lists)
-                self._lists.append(torch.from_numpy(groups[channels.numpy()]))
+                self._lists.append(groups[channels.numpy()])
             return None if channels is None else numbers[id(channels)]
 
         for slot in self._slots:
@@ -424,7 +426,7 @@ class ChannelGraph:
                 parameters += _leaving(slot.tensor, [counts[axis] for axis in slot.axes if axis is not None])
         names: dict[int, tuple[str, ...]] = {}
         for name, layer in convolutions.items():
-            for group in np.unique(self._lists[layer.outputs]).tolist():
+            for group in set(self._lists[layer.outputs].tolist()):
                 names[group] = (*names.get(group, ()), name)
         ids = np.flatnonzero(self._prunable & ~self._gone)
         return pd.DataFrame({"filters": filters[ids], "parameters": parameters[ids],
@@ -460,7 +462,7 @@ class ChannelGraph:
         """
         if layer not in self._layers:
             raise KeyError(f"the network has no layer '{layer}'; it has {', '.join(self._layers)}")
-        return self._lists[self._layers[layer].outputs].clone()
+        return torch.from_numpy(self._lists[self._layers[layer].outputs].copy())
 
     def batchnorm_after(self, layer: str) -> str | None:
         """Name of the batch normalisation that alone reads the convolution's output, or None."""
@@ -470,52 +472,51 @@ class ChannelGraph:
         """Removes groups of filters from the network, in place.
 
         group_ids: integers, from the index of `groups`.
-        optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects, and keep
-        memory layout, requires_grad and hooks; all gradients are dropped (None).
+        optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects and
+        keep memory layout, requires_grad and hooks; all gradients are dropped (None).
 
         Raises before anything is changed: ValueError when an id is unknown, already removed or may not be removed, when
         a layer would lose all its filters, or when the optimiser's state does not have the shape of its parameter.
         """
         going = np.zeros_like(self._gone)
         going[self._checked(group_ids)] = True
-        kept = [torch.from_numpy(np.flatnonzero(~going[groups])) for groups in self._lists]
+        kept = [np.flatnonzero(~going[groups]) for groups in self._lists]
         emptied = [name for name, layer in self._convolutions().items() if not len(kept[layer.outputs])]
         if emptied:
             raise ValueError(f"no filter would be left in {', '.join(emptied)}; leave at least one group of each layer")
-        whole = [len(positions) == len(groups) for positions, groups in zip(kept, self._lists)]
-        slots = [slot for slot in self._slots if not all(axis is None or whole[axis] for axis in slot.axes)]
+        cuts = [torch.from_numpy(positions) if len(positions) < len(groups) else None  # None: nothing leaves
+                for positions, groups in zip(kept, self._lists)]
+        slots = [slot for slot in self._slots if any(axis is not None and cuts[axis] is not None for axis in slot.axes)]
         state = optimizer.state if optimizer else {}
-        self._check(slots, state)
+        for slot in slots:
+            self._check(slot, state)
         for parameter in self._network.parameters():
             parameter.grad = None
         for slot in slots:
-            rows, columns = (None if axis is None or whole[axis] else kept[axis].to(slot.tensor.device) for axis in slot.axes)
-            _cut_in_place(slot.tensor, rows, columns, state)
+            _cut_in_place(slot.tensor, *(None if axis is None else cuts[axis] for axis in slot.axes), state)
         self._gone |= going
         self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
         for layer in self._layers.values():
             _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
 
-    def _check(self, slots: list[_Slot], state: dict) -> None:
-        for slot in slots:
-            shape = slot.tensor.shape
-            if any(axis is not None and len(self._lists[axis]) != size for axis, size in zip(slot.axes, shape)):
-                raise ValueError(f"a {slot.name} of {type(slot.module).__name__} has shape {tuple(shape)}: the network was "
-                                 "changed since it was traced; make a new ChannelGraph")
-            for key, value in state.get(slot.tensor, {}).items():
-                if isinstance(value, Tensor) and value.dim() and value.shape != shape:
-                    raise ValueError(f"the optimiser's {key} of a parameter of shape {tuple(shape)} has shape "
-                                     f"{tuple(value.shape)}: how to cut it is not known")
+    def _check(self, slot: _Slot, state: dict) -> None:
+        shape = slot.tensor.shape
+        if any(axis is not None and len(self._lists[axis]) != size for axis, size in zip(slot.axes, shape)):
+            raise ValueError(f"a {slot.name} of {type(slot.module).__name__} has shape {tuple(shape)}: the network was "
+                             "changed since it was traced; make a new ChannelGraph")
+        for key, value in state.get(slot.tensor, {}).items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != shape:
+                raise ValueError(f"the optimiser's {key} of a parameter of shape {tuple(shape)} has shape "
+                                 f"{tuple(value.shape)}: how to cut it is not known")
 
     def _checked(self, group_ids) -> np.ndarray:
         ids = np.asarray(group_ids.cpu() if isinstance(group_ids, Tensor) else group_ids).ravel()
         if len(ids) and ids.dtype.kind not in "iu":
             raise ValueError(f"group ids are integers, found {ids.dtype}")
         ids = ids.astype(np.int64)
-        removable = np.flatnonzero(self._prunable)
-        if len(wrong := np.setdiff1d(ids, removable)):
-            raise ValueError(f"no removable group has the id {_some(wrong)}; the index of ChannelGraph.groups lists them "
-                             "(the network's inputs, outputs and kept layers stay)")
+        if len(wrong := np.setdiff1d(ids, np.flatnonzero(self._prunable))):
+            raise ValueError(f"no removable group has the id {_some(wrong)}; ChannelGraph.groups lists those that may "
+                             "leave (the network's inputs, outputs and kept layers stay)")
         if len(wrong := ids[self._gone[ids]]):
             raise ValueError(f"already removed: group {_some(wrong)}")
         return ids

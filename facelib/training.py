@@ -61,10 +61,11 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks: else every large tensor goes back to the kernel, and half the training
     time into page faults. Elsewhere it does nothing."""
     if platform.libc_ver()[0] == "glibc":
-        M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
+        M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_ARENA_MAX, 1)  # threads of their own arenas would still map and unmap
 
 
 def device() -> torch.device:

@@ -516,10 +516,13 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     values = [np.array([found.values[metric] for metric in metrics]) for found in (a, b)]
     intervals = []
     for metric in metrics:
-        differences = _samples(a, metric) - _samples(b, metric)
-        intervals.append(_t_interval(differences, confidence) if metric == "accuracy" else
-                         np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2]) if differences.size else
-                         UNKNOWN)
+        if metric == "accuracy":
+            intervals.append(_t_interval(a.folds - b.folds, confidence))
+        elif not a.resampled:
+            intervals.append(UNKNOWN)
+        else:
+            differences = _metric(metric, *a.resampled[metric]) - _metric(metric, *b.resampled[metric])
+            intervals.append(np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2]))
     return _table(protocol, metrics, a, value_a=values[0], value_b=values[1], value=values[0] - values[1],
                   interval=intervals)
 
@@ -533,12 +536,16 @@ def _table(protocol, metrics, found: _Measured, interval: list, **values) -> pd.
 
 @dataclass(frozen=True)
 class _Measured:
-    """A protocol's error rates: exact values; FAR and FRR curves, (1 + resamples, thresholds), the sample's own first;
-    the folds' accuracies. people: how many subjects have a genuine comparison."""
+    """A protocol's error rates.
+
+    curve: FAR and FRR, (thresholds,), exact.
+    resampled: for each metric, FAR and FRR of the resamples, (resamples, thresholds around its operating points).
+    folds: accuracy of each fold; people: how many subjects have a genuine comparison.
+    """
 
     values: dict[str, float]
-    far: np.ndarray
-    frr: np.ndarray
+    curve: tuple[np.ndarray, np.ndarray]
+    resampled: dict[str, tuple[np.ndarray, np.ndarray]]
     folds: np.ndarray
     people: int
     genuine: int
@@ -564,31 +571,34 @@ def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similari
     if "accuracy" in metrics:
         folds = _fold_accuracies(protocol, *scores(protocol, descriptors, similarity))
         values["accuracy"] = folds.mean()
-    resampled = _resampled(found, rates, resamples, seed)
-    return _Measured(values, *resampled, folds, np.unique(found.genuine_subject).size, found.genuine.size, counted)
+    return _Measured(values, (far, frr), _resampled(found, rates, resamples, seed), folds,
+                     np.unique(found.genuine_subject).size, found.genuine.size, counted)
 
 
-def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """FAR and FRR curves of the sample (first) and of its resamples, (1 + resamples, thresholds), in two rounds: a coarse
-    one finds, for each metric, the range of thresholds where resamples have their operating points, a fine one counts at
-    the genuine scores in it. Up to FINE genuine scores the curves are exact there; of more, as many are taken, evenly
-    spread, and a resample's error rate is off by less than one in FINE of the range over all resamples."""
+def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> dict:
+    """For each metric, FAR and FRR of the resamples, (resamples, thresholds), in two rounds: a coarse one finds the range of
+    thresholds where resamples have their operating points, a fine one counts at the genuine scores in it. Where these
+    are too many, FINE are taken, evenly spread; a resample's FRR is then off by less than one step between them."""
     if not found.subjects or not resamples or not metrics:
-        return np.empty((0, 2)), np.empty((0, 2))
+        return {}
     equal = np.full(found.subjects, 1 / found.subjects)
-    drawn = np.random.default_rng(seed).multinomial(found.subjects, equal, resamples)
-    weights = np.vstack([np.ones(found.subjects), drawn])
+    weights = np.random.default_rng(seed).multinomial(found.subjects, equal, resamples).astype(float)
     distinct = np.unique(found.genuine)
     far, frr, thresholds = _rates(found, weights, _spread(distinct, FINE // 4))
-    possible = ~np.isnan(far + frr).any(axis=1)  # with very few subjects, a resample may lack genuine or impostor comparisons
-    windows = []
+    possible = ~np.isnan(far + frr).any(axis=1)  # of very few subjects, a resample may lack a kind of comparison
+    far, frr, weights = far[possible], frr[possible], weights[possible]
+    ranges, chosen = {}, []
     for metric in metrics:
-        crossing = _crossing(metric, far[possible], frr[possible])
-        low, high = max(crossing.min() - 3, 0), min(crossing.max() + 2, thresholds.size - 1)  # a genuine score more
-        inside = distinct[(distinct >= thresholds[low]) & (distinct <= thresholds[high])]
-        windows.append(_spread(inside, FINE // len(metrics)))
-    far, frr, _ = _rates(found, weights[possible], np.unique(np.concatenate(windows)))
-    return far, frr
+        crossing = _crossing(metric, far, frr)
+        low, high = crossing.min() - 1, crossing.max()
+        # The interval of the EER looks at operating points beside it, as far away as the interval reaches.
+        margin = high - low if metric == "eer" else 0
+        low, high = thresholds[max(low - margin, 0)], thresholds[min(high + margin, thresholds.size - 1)]
+        ranges[metric] = low, high
+        chosen.append(_spread(distinct[(distinct >= low) & (distinct <= high)], FINE // len(metrics)))
+    far, frr, thresholds = _rates(found, weights, np.unique(np.concatenate(chosen)))
+    inside = {metric: (thresholds >= low) & (thresholds <= high) for metric, (low, high) in ranges.items()}
+    return {metric: (far[:, columns], frr[:, columns]) for metric, columns in inside.items()}
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
@@ -625,31 +635,34 @@ def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray) -> tuple
 UNKNOWN = (np.nan, np.nan)
 
 
-def _samples(found: _Measured, metric: str) -> np.ndarray:
-    return found.folds if metric == "accuracy" else _metric(metric, found.far[1:], found.frr[1:])
-
-
 def _interval(found: _Measured, metric: str, confidence: float) -> tuple[float, float]:
     if metric == "accuracy":
         return _t_interval(found.folds, confidence)
-    if len(found.far) < 3:
+    if not found.resampled:
         return UNKNOWN
+    value, curves = found.values[metric], found.resampled[metric]
     if metric != "eer":
-        return _wilson(found.values[metric], _samples(found, metric), found.people, confidence)
+        return _wilson(value, _metric(metric, *curves), found.people, confidence)
+    least = max(found.people, _trials(_frr_at(*found.curve, value), _frr_at(*curves, value), found.people))
 
     def plausible(rate: float) -> bool:
-        frr = _frr_at(found.far, found.frr, rate)
-        low, high = _wilson(frr[0], frr[1:], found.people, confidence)
+        low, high = _wilson(_frr_at(*found.curve, rate), _frr_at(*curves, rate), least, confidence)
         return low <= rate <= high
 
-    return _last(plausible, found.values[metric], 0.0), _last(plausible, found.values[metric], 1.0)
+    # Between these rates every resample has its FRR within the range counted.
+    smallest, largest = curves[0][:, -1].max(), curves[0][:, 0].min()
+    return _last(plausible, value, smallest), _last(plausible, value, largest)
 
 
-def _wilson(rate: float, resampled: np.ndarray, people: int, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a rate for the number of independent trials that would vary as much as the resamples."""
+def _trials(rate: float, resampled: np.ndarray, without_errors: float) -> float:
+    """How many independent trials would vary as the resampled rate does; without errors (or successes), as given."""
     variance = resampled.var(ddof=1)
-    trials = rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else people
-    z = stats.norm.ppf((1 + confidence) / 2)
+    return rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else without_errors
+
+
+def _wilson(rate: float, resampled: np.ndarray, without_errors: float, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a rate for the trials that its resamples are worth."""
+    z, trials = stats.norm.ppf((1 + confidence) / 2), _trials(rate, resampled, without_errors)
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -97,6 +97,7 @@ def test_records_in_parts(tmp_path, several):
     assert shades(faces) == [0, 80, 90, 100]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"abcd", b"xyz"]), max_size=8).map(b"".join), min_size=1))
 def test_records_come_back_as_they_were(contents):
     data = b"".join(map(record, contents))
@@ -106,6 +107,7 @@ def test_records_come_back_as_they_were(contents):
         at += len(record(content))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5), st.binary())
 def test_labels_come_back_as_they_were(labels, image):
     found, rest = unpacked(packed(labels, image))

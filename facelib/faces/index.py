@@ -64,7 +64,8 @@ def _read(path: Path) -> pd.DataFrame | None:
             stamps = json.loads(about[b"stamps"]) if about.get(b"version") == VERSION else None
             if stamps is None or any(_stamp(name) != stamp for name, stamp in stamps.items()):
                 return None
-            return file.read().to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
+            table = file.read().to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
+            return table.astype(dict.fromkeys(["subject", "pose", "set"], "category"))  # Parquet forgets one without names
     except (OSError, pa.ArrowException):
         return None
 

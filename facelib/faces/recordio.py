@@ -45,19 +45,19 @@ class Records:
 def read_record(file: BinaryIO, offset: int) -> bytes:
     """The record that begins at `offset`, its parts joined. Raises FaceError when there is none, or half of one."""
     file.seek(offset)
-    record, whole = b"", False
-    while not whole:
+    parts: list[bytes] = []
+    while True:
         head = file.read(PART.size)
         magic, word = PART.unpack(head) if len(head) == PART.size else (None, 0)
         flag, length = word >> 29, word & (1 << 29) - 1
-        if magic != MAGIC or flag not in ((2, 3) if record else (0, 1)):
-            raise FaceError(f"no {'next part' if record else 'record'} of a RecordIO file at byte {file.tell() - len(head)}")
+        if magic != MAGIC or flag not in ((2, 3) if parts else (0, 1)):
+            raise FaceError(f"no {'next part' if parts else 'record'} of a RecordIO file at byte {file.tell() - len(head)}")
         part = file.read(length + -length % 4)
         if len(part) < length:
             raise FaceError(f"a record of {length} bytes ends with the file after {len(part)}")
-        record += struct.pack("<I", MAGIC) + part[:length] if flag > 1 else part[:length]
-        whole = flag in (0, 3)
-    return record
+        parts.append(part[:length])
+        if flag in (0, 3):
+            return struct.pack("<I", MAGIC).join(parts)
 
 
 def unpacked(record: bytes) -> tuple[np.ndarray, bytes]:

@@ -102,9 +102,13 @@ def vggface2(root, part: str = "train", pose_list: str = "", name: str = "vggfac
     """
     layout = "train/n000001/0001_01.jpg (and test/...)"
     root = existing(root, name, layout)
-    names = f"loose_bb_{part}.csv"
-    faces = subjects_below(existing(root / part, name, layout), name, layout, [root / names, root / "bb_landmark" / names])
+    faces = subjects_below(existing(root / part, name, layout), name, layout, box_files(root, part))
     return with_poses(faces, root / pose_list) if pose_list else faces
+
+
+def box_files(root: Path, part: str) -> list[Path]:
+    """Where VGGFace2's face boxes may lie."""
+    return [root / f"loose_bb_{part}.csv", root / "bb_landmark" / f"loose_bb_{part}.csv"]
 
 
 def with_poses(faces: FaceSet, path: Path) -> FaceSet:
@@ -140,13 +144,7 @@ def cfp_pairs(protocol: Path) -> dict[str, pd.DataFrame]:
 
     image_list_{F,P}.txt number the frontal and profile images; Split/{FF,FP}/01..10/{same,diff}.txt pair the numbers.
     """
-    numbered = {}
-    for letter in "FP":
-        path = protocol / f"image_list_{letter}.txt"
-        split = [line.split() for line in read_lines(path)]
-        if not all(len(words) == 2 and words[0].isdecimal() for words in split):
-            raise FaceError(f"{path}: expected lines of a number and an image's path")
-        numbered[letter] = {int(number): "/".join(image.split("/")[-3:]) for number, image in split}
+    numbered = {letter: cfp_images(protocol / f"image_list_{letter}.txt") for letter in "FP"}
     found = {}
     for pair in ("FF", "FP"):
         rows = []
@@ -161,6 +159,14 @@ def cfp_pairs(protocol: Path) -> dict[str, pd.DataFrame]:
                 rows.append((*ends, side == "same", fold))
         found[pair] = pd.DataFrame(rows, columns=PAIRS)
     return found
+
+
+def cfp_images(path: Path) -> dict[int, str]:
+    """The images of image_list_{F,P}.txt (paths below Data/Images) by their numbers."""
+    split = [line.split() for line in read_lines(path)]
+    if not all(len(words) == 2 and words[0].isdecimal() for words in split):
+        raise FaceError(f"{path}: expected lines of a number and an image's path")
+    return {int(number): "/".join(image.split("/")[-3:]) for number, image in split}
 
 
 def lfw(root=None, name: str = "lfw") -> FaceSet:
@@ -224,10 +230,8 @@ def pairs(root, name: str = "pairs") -> FaceSet:
     twice = people["image"].duplicated()
     if twice.any():
         raise FaceError(f"{path}: {people.loc[twice, 'image'].iloc[0]} has more than one subject")
-    missing = [image for image in people["image"] if not (path.parent / image).is_file()]
-    if missing:
-        raise FaceError(f"{path} names {len(missing)} images that are not below {path.parent}, the first is {missing[0]}")
-    faces = FaceSet.from_rows(people, name, Files(path.parent))
+    there = people[[(path.parent / image).is_file() for image in people["image"]]]
+    faces = FaceSet.from_rows(there, name, Files(path.parent))
     return with_pairs(faces, {"pairs": listed[PAIRS]}, path)
 
 

@@ -1,7 +1,7 @@
 """Synthetic faces: a parametric 3-D head, drawn in three poses, free of licences and of anybody's rights.
 
-A `Subject` is what stays (shape and reflectance); a `View` is what changes from image to image (pose, light, expression,
-framing, camera). The two are drawn independently. `render` is a pure function of both, `write` fills a folder.
+A `Subject` is what stays (shape and reflectance); a `View` is what changes from image to image (pose, light,
+expression, framing, camera). They are drawn independently. `render` is a pure function of both, `write` fills a folder.
 
 Lengths are centimetres on the average head: x to the subject's left, y up, z to the front; the origin lies between the
 ears at the height of the eyes. Paint is laid on in the coordinates of the average head, so that whatever moves the
@@ -13,7 +13,7 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
 YAW = {"frontal": 0.0, "three-quarter": 45.0, "profile": 90.0}  # degrees
-VERSION = 1  # of the pictures: raise it whenever the same parameters give other bytes
+VERSION = 2  # of the pictures: raise it whenever the same parameters give other bytes
 MARKER = "synthetic.json"
 
 # Horizontal sections of head, neck and shoulders from the crown down:
@@ -34,10 +34,10 @@ SECTIONS = np.array([
     [0.2, 0.0, 0.0, 7.3, 9.4, -9.7], [-2.2, -1.8, -2.0, 7.0, 9.3, -9.0], [-4.6, -3.6, -4.2, 6.7, 9.5, -8.0],
     [-6.8, -5.0, -6.0, 6.4, 9.5, -7.0], [-8.8, -6.2, -7.2, 6.1, 9.1, -6.4], [-10.6, -7.4, -8.0, 5.8, 8.9, -6.1],
     [-11.7, -8.4, -8.8, 5.3, 7.9, -6.0], [-12.1, -9.4, -9.6, 5.0, 6.2, -5.9], [-12.9, -10.8, -10.6, 5.0, 4.0, -5.9],
-    [-16.0, -15.0, -13.0, 5.3, 3.4, -6.3], [-18.5, -17.3, -15.0, 8.5, 4.3, -7.0], [-20.5, -18.8, -17.0, 15.0, 6.0, -8.0],
-    [-28.0, -25.0, -25.0, 21.0, 9.0, -9.0]])
+    [-16.0, -15.0, -13.0, 5.3, 3.4, -6.3], [-18.5, -17.3, -15.0, 8.5, 4.3, -7.0],
+    [-20.5, -18.8, -17.0, 15.0, 6.0, -8.0], [-28.0, -25.0, -25.0, 21.0, 9.0, -9.0]])
 
-# A pull: centre (x, y), spread (x, y), move (x, y, z), acting on the front of the head; x > 0 is mirrored to the other side.
+# A pull: centre (x, y), spread (x, y), move (x, y, z), acting on the front of the head; x > 0 is mirrored.
 FEATURES = [
     (0.0, 1.0, 0.9, 1.2, 0, 0, 0.15), (0.0, -1.2, 0.85, 1.4, 0, 0, 0.75), (0.0, -2.8, 0.95, 1.0, 0, 0, 0.8),
     (0.0, -3.6, 0.95, 0.65, 0, -0.15, 1.45), (1.3, -3.9, 0.55, 0.5, 0.15, 0, 0.8), (0.0, -4.9, 0.5, 0.6, 0, 0, 0.25),
@@ -105,7 +105,8 @@ class Subject:
         melanin = rng.beta(1.2, 1.6)
         light, dark = np.array([.72, .48, .37]), np.array([.12, .065, .042])
         skin = light * (dark / light) ** melanin * np.exp(rng.normal(0, .06, 3))
-        hair = HAIR[rng.choice(7, p=[.14 + .5 * melanin] + [(.86 - .5 * melanin) * p for p in (.3, .25, .18, .1, .07, .1)])]
+        black = .14 + .5 * melanin
+        hair = HAIR[rng.choice(7, p=[black, *((1 - black) * np.array([.3, .25, .18, .1, .07, .1]))])]
         iris = np.array([[.05, .025, .012], [.09, .05, .02], [.10, .10, .05], [.12, .19, .28], [.18, .22, .22]])
         iris = iris[min(rng.integers(5), 4 if melanin < .45 else 1)]
         long = rng.random() < .45
@@ -116,7 +117,8 @@ class Subject:
             eye_size=rng.normal(1, .07), lid_fold=rng.uniform(.12, .5),
             brow=(rng.uniform(.3, .75), rng.uniform(.0, .55), rng.normal(1, .08), rng.uniform(.5, 1)),
             hair_line=(rng.normal(0, .7), max(0, rng.normal(.3, .6)), rng.uniform(0, 2.5)),
-            hair_thickness=rng.uniform(.5, 2.0) + .5 * long, hair_length=rng.uniform(0, 12) if long else -rng.uniform(0, 2),
+            hair_thickness=rng.uniform(.5, 2.0) + .5 * long,
+            hair_length=rng.uniform(0, 12) if long else -rng.uniform(0, 2),
             beard=0.0 if long else max(0, rng.uniform(-1, 1)), freckles=max(0, rng.normal(0, .5)),
             folds=rng.uniform(0, 1), pattern=int(rng.integers(2**16)))
 
@@ -148,8 +150,7 @@ class View:
     @classmethod
     def draw(cls, rng: np.random.Generator, pose: str) -> "View":
         side = rng.choice([-1, 1])
-        azimuth, height = rng.normal(0, 50), rng.normal(25, 20)
-        azimuth, height = np.deg2rad(azimuth), np.deg2rad(height)
+        azimuth, height = np.deg2rad([rng.normal(0, 50), rng.normal(25, 20)])
         key = np.cos(height) * np.sin(azimuth), np.sin(height), np.cos(height) * np.cos(azimuth)
         warmth, tint = rng.normal(0, .14), rng.normal(0, .04)
         colour = np.exp([warmth, tint, -warmth])
@@ -164,14 +165,18 @@ class View:
             cloth=tuple(rng.uniform(.02, .6) * rng.uniform(.3, 1, 3)), background=int(rng.integers(2**31)),
             blur=max(0, rng.normal(.002, .003)), noise=rng.uniform(0, 5), quality=int(rng.integers(55, 96)))
 
+    def strength(self, name: str) -> float:
+        """How strongly the expression `name` of EXPRESSION is worn."""
+        return self.expression[list(EXPRESSION).index(name)]
+
 
 @dataclass(frozen=True)
 class Mesh:
-    """The average head. Vertices: the head's grid, then the ears' grids; the hair is a shell over part of the head's."""
+    """The average head: grids for the head and the two ears, and a shell of hair over part of the head's grid."""
 
     points: np.ndarray  # (vertices, 3) cm
     pulls: np.ndarray  # (rows of SHAPE and EXPRESSION, vertices, 3) cm per unit
-    grids: tuple[tuple[int, int], ...]  # (rows, columns) of head, left ear, right ear, hair; columns run round and close
+    grids: tuple[tuple[int, int], ...]  # (rows, columns) of head, left ear, right ear, hair; columns close to a ring
     hair: np.ndarray  # indices of the head's vertices under the hair's
     outward: np.ndarray  # (hair vertices, 3) in which direction hair grows thick
     paint: np.ndarray  # (all vertices, 3) where paint is looked up: x, y and azimuth (0 front, pi back)
@@ -289,7 +294,7 @@ def _rasterise(points: np.ndarray, triangles: np.ndarray, size: int):
     """Which triangle is in front at each pixel.
 
     points: (vertices, 3), x and y in pixels (y down), z towards the viewer. Triangles that face away are left out.
-    Returns depth (size * size,), -inf where empty; and of the filled pixels: index, triangle, barycentric weights (n, 3).
+    Returns depth (size * size,), -inf where empty; and of the filled pixels index, triangle and weights (n, 3).
     """
     (ax, ay, _), (bx, by, _), (cx, cy, _) = (points[corner].T for corner in triangles.T)
     towards = np.flatnonzero((bx - ax) * (cy - ay) - (by - ay) * (cx - ax) < -1e-6)
@@ -364,7 +369,7 @@ def _paint_eye(colour, gloss, x, y, subject: Subject, view: View) -> None:
 def _paint_mouth(colour, x, y, subject: Subject, view: View) -> None:
     """Lips, and teeth between them, in place, for pixels near the mouth."""
     wide = np.clip(1 - (x / 2.55) ** 2, 0, 1)
-    opened = (.9 * view.expression[0] + .3 * view.expression[1]) * wide
+    opened = (.9 * view.strength("mouth open") + .3 * view.strength("smile")) * wide
     seam = -6.72 + .1 * np.cos(2.2 * x) * wide
     bow = .62 * wide**.6 - .16 * np.exp(-(x / .38) ** 2)
     upper, lower = seam + subject.lip_height[0] * bow, seam - opened - .85 * subject.lip_height[1] * wide**.8
@@ -384,25 +389,26 @@ def _paint_skin(paint: np.ndarray, subject: Subject, view: View) -> tuple[np.nda
     across = np.abs(x)
     fine, medium, coarse = _noise_at(azimuth * np.sign(x) * 9, y, subject.pattern).T
     colour = np.array(subject.skin, "f4") * (1 + .05 * medium + .05 * coarse + .02 * fine)[:, None]
-    blush = np.exp(-((across - 4.2) / 1.8) ** 2 - ((y + 3) / 1.8) ** 2) + np.exp(-(x / 1.1) ** 2 - ((y + 3.9) / .8) ** 2)
+    blush = np.exp(-((across - 4.2) / 1.8) ** 2 - ((y + 3) / 1.8) ** 2)
+    blush += np.exp(-(x / 1.1) ** 2 - ((y + 3.9) / .8) ** 2)
     colour *= 1 - (.25 * subject.redness * blush)[:, None] * np.array([.1, 1, .9], "f4")
     under_eye = np.exp(-((across - 2.8) / 1.1) ** 2 - ((y + 1.1) / .45) ** 2)
     fold = np.exp(-((across - 1.9 - .45 * (-4 - y)) / .22) ** 2) * _step(-3.9 - y, .8) * _step(y + 7, 1.2)
-    lines = (.12 + .3 * subject.folds) * under_eye + (.12 + .3 * subject.folds + .3 * view.expression[1]) * fold
+    depth = .12 + .3 * subject.folds
+    lines = depth * under_eye + (depth + .3 * view.strength("smile")) * fold
     colour *= 1 - lines[:, None] * np.array([.7, 1, 1], "f4")
     colour *= 1 - (.35 * subject.freckles * (medium > 1.1) * _step(4.5 - azimuth * 3, 2) * _step(y + 5.5, 3))[:, None]
 
     thickness, arch, length, darkness = subject.brow
     along = (across - 1.15) / (3.9 * length)
     line = 1.75 + arch * np.sin(np.pi * along.clip(0, 1) * .85) + .25 * along
-    brow = _step(thickness * (1.05 - .6 * along.clip(0, 1)) * .75 - np.abs(y - line), .3) * _step(along, .2) * _step(1 - along, .3)
-    brow_colour = np.array(subject.hair, "f4") * .6
-    colour = _mix(colour, brow_colour, np.clip(brow * darkness * (1 + .25 * fine), 0, 1))
+    brow = _step(thickness * (.8 - .45 * along.clip(0, 1)) - np.abs(y - line), .3)
+    brow *= darkness * (1 + .25 * fine) * _step(along, .2) * _step(1 - along, .3)
+    colour = _mix(colour, np.array(subject.hair, "f4") * .6, brow.clip(0, 1))
 
-    beard = _step(-4.5 - y - .28 * (across - 2).clip(0) + .8 * (across > 2.8) * (across - 2.8), 2) * _step(y + 13, 1.5)
-    beard *= 1 - np.exp(-(x / 2.6) ** 2 - ((y + 7.0) / .9) ** 2) * .95
-    beard *= _step(1.35 - azimuth, .3)
-    colour = _mix(colour, np.array(subject.hair, "f4") * .8, np.clip(beard * subject.beard * (.75 + .2 * fine), 0, 1))
+    beard = _step(-4.5 - y - .28 * (across - 2).clip(0) + .8 * (across - 2.8).clip(0), 2) * _step(y + 13, 1.5)
+    beard *= _step(1.35 - azimuth, .3) * (1 - .95 * np.exp(-(x / 2.6) ** 2 - ((y + 7) / .9) ** 2))
+    colour = _mix(colour, np.array(subject.hair, "f4") * .8, (beard * subject.beard * (.75 + .2 * fine)).clip(0, 1))
     nostril = np.exp(-((across - .68) / .38) ** 2 - ((y + 4.45) / .2) ** 2)
     colour *= 1 - .85 * nostril[:, None]
     gloss = .18 + .25 * np.exp(-(x / 1.2) ** 2 - ((y + 2) / 4) ** 2) + .03 * fine
@@ -514,13 +520,6 @@ def _lit(points: np.ndarray, triangles: np.ndarray, key: np.ndarray, size: int =
     return total
 
 
-def _image_bytes(subject: Subject, seed: int, number: int, pose: int, image: int, size: int) -> bytes:
-    view = View.draw(np.random.default_rng([seed, number, pose + 1, image]), list(YAW)[pose])
-    jpeg = BytesIO()
-    Image.fromarray(render(subject, view, size)).save(jpeg, "JPEG", quality=view.quality)
-    return jpeg.getvalue()
-
-
 def _write_subject(root: Path, number: int, images_per_pose: int, seed: int, size: int) -> None:
     """The images of subject `number` that are not there yet."""
     subject = Subject.draw(np.random.default_rng([seed, number, 0]))
@@ -530,7 +529,10 @@ def _write_subject(root: Path, number: int, images_per_pose: int, seed: int, siz
         for image in range(1, images_per_pose + 1):
             path = folder / f"{image:02d}.jpg"
             if not _is_complete(path):
-                _write_whole(path, _image_bytes(subject, seed, number, pose, image, size))
+                view = View.draw(np.random.default_rng([seed, number, pose + 1, image]), name)
+                jpeg = BytesIO()
+                Image.fromarray(render(subject, view, size)).save(jpeg, "JPEG", quality=view.quality)
+                _write_whole(path, jpeg.getvalue())
 
 
 def _is_complete(path: Path) -> bool:
@@ -539,7 +541,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Under a name of this process first: a file with its final name is complete, also when two calls fill one folder."""
+    """Under a name of this process first: what bears its final name is complete, even with two calls at once."""
     passing = path.with_name(f"{path.name}.{os.getpid()}.part")
     passing.write_bytes(content)
     os.replace(passing, path)
@@ -550,31 +552,32 @@ def write(root: Path, subjects: int, images_per_pose: int = 10, seed: int = 0, s
     """Renders into root/<subject>/<pose>/<nn>.jpg (s00001 ..., three poses, 01 ...) and returns root.
 
     An image depends on (seed, subject, pose, nn, size) alone: more subjects or more images leave the others' bytes as
-    they are. Interrupted, it continues when called again; finished, it returns at once. `synthetic.json` in root holds the parameters.
-    Raises ValueError when root holds images of other parameters or files of another origin, NotADirectoryError when
+    they are, given the same versions of NumPy and Pillow on the same kind of processor. Interrupted, it continues when
+    called again; finished, it returns at once. root/synthetic.json holds the parameters.
+    Raises ValueError when root holds faces of other parameters or files of another origin, NotADirectoryError when
     root is a file.
     """
     root = Path(root)
     asked = {"subjects": subjects, "images_per_pose": images_per_pose, "seed": seed, "size": size, "version": VERSION}
     if subjects < 1 or images_per_pose < 1 or size < 16 or seed < 0:
-        raise ValueError(f"expected subjects and images_per_pose of at least 1, size of at least 16, seed of at least 0; found {asked}")
+        raise ValueError(f"expected subjects, images_per_pose of at least 1, size 16, seed 0; found {asked}")
     if root.exists() and not root.is_dir():
         raise NotADirectoryError(f"expected a folder for synthetic faces, found a file: {root}; name another place")
     root.mkdir(parents=True, exist_ok=True)
     marker = root / MARKER
     if marker.exists():
         found = json.loads(marker.read_text())
-        if {**found, "finished": None} != {**asked, "finished": None}:
-            raise ValueError(f"{root} holds synthetic faces made with {found}, asked for {asked}: delete it or name another folder")
-        if found["finished"]:
+        if found.pop("finished") and found == asked:
             return root
-    elif any(root.iterdir()):
-        raise ValueError(f"{root} is not empty and has no {MARKER}: not made by this function; name an empty or new folder")
+        if found != asked:
+            raise ValueError(f"{root} holds faces made with {found}, asked for {asked}: delete it or name another")
+    elif any(path.suffix != ".part" for path in root.iterdir()):  # .part: a call stopped before its first file
+        raise ValueError(f"{root} is not empty and has no {MARKER}, so holds something else: name a new folder")
     _write_whole(marker, json.dumps({**asked, "finished": False}, indent=1).encode())
-    numbers = range(1, subjects + 1)
+    work = partial(_write_subject, root, images_per_pose=images_per_pose, seed=seed, size=size)
     workers = min(os.cpu_count() or 1, subjects)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        done = pool.map(_write_subject, [root] * subjects, numbers, [images_per_pose] * subjects, [seed] * subjects, [size] * subjects)
+        done = pool.map(work, range(1, subjects + 1))
         for _ in tqdm(done, total=subjects, desc="synthetic faces", unit="subject", disable=not progress):
             pass
     _write_whole(marker, json.dumps({**asked, "finished": True}, indent=1).encode())
