@@ -1,4 +1,4 @@
-# make study | test | figures | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
+# make study | test | test-slow | figures | bench | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
 PRESET ?= laptop
 FACES ?=
 IMAGENET ?=
@@ -16,14 +16,21 @@ else
   INSTALL := -r requirements.lock
 endif
 BIN := $(ENVIRONMENT)/bin
+RECENT := 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"facelib needs Python 3.11 or newer, found {sys.version.split()[0]}; name one with make PYTHON=...")'
 STAMP := $(ENVIRONMENT)/.facelib-is-set-up
 
 # Faces of one's own: a folder with one folder of images per subject; results go to results/PRESET-NAME.
-NAME := $(PRESET)$(if $(FACES),-$(notdir $(abspath $(FACES))))
-OWN := $(if $(FACES),-p source folder -p root "$(abspath $(FACES))" -p source_options "{}")
+ifneq ($(FACES),)
+  FOLDER := $(shell cd "$(FACES)" 2>/dev/null && pwd)
+  ifeq ($(FOLDER),)
+    $(error FACES="$(FACES)" is no folder)
+  endif
+  OWN := -p source folder -p root "$(FOLDER)" -p source_options "{}"
+endif
+NAME := $(PRESET)$(if $(FACES),-$(shell basename "$(FOLDER)" | tr ' ' '-'))
 RUN = $(BIN)/python -m facelib.batch notebooks/$(1).ipynb results/$(NAME)/notebooks/$(1).ipynb \
-      -f notebooks/presets/$(PRESET).yaml -p preset "$(NAME)" $(OWN)
-WEIGHTS := $(if $(IMAGENET),-p imagenet "$(IMAGENET)")
+      -f notebooks/presets/$(PRESET).yaml -p preset $(NAME) $(OWN)
+WEIGHTS := $(if $(IMAGENET),-p imagenet '$(IMAGENET)')
 
 .PHONY: study test test-slow figures setup lab lock bench
 .DELETE_ON_ERROR:
@@ -39,6 +46,9 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+bench: setup
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
 figures: setup
 	$(BIN)/python -m facelib.figures results
 
@@ -48,12 +58,14 @@ lab: setup
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c $(RECENT)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet $(INSTALL)
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"facelib needs Python 3.11 or newer, found {sys.version.split()[0]}; name another with make PYTHON=...")'
+	@$(PYTHON) -c $(RECENT)
 	$(PYTHON) -m venv $(ENVIRONMENT)
 
 # Pins every package of pyproject.toml's ranges. What torch itself pins (CUDA libraries) is left to torch, so that its

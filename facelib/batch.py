@@ -15,6 +15,7 @@ import ast
 import difflib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -23,10 +24,6 @@ import yaml
 from traitlets.config import Config
 
 from facelib.progress import BATCH
-
-
-# Sockets of this user only, where there are such: over TCP every local user could read along, as the kernel warns.
-_KERNEL = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc"})
 
 
 class ParameterError(ValueError):
@@ -71,8 +68,9 @@ def checked(given: dict[str, object], defaults: dict[str, object], notebook: str
     return right
 
 
-def from_yaml(path: Path, notebook: str) -> dict[str, object]:
-    """The parameters that a YAML file has for a notebook. Raises ParameterError when it is not such a file."""
+def from_yaml(path: Path, notebook: Path) -> dict[str, object]:
+    """The parameters that a YAML file has for a notebook. Raises ParameterError when it is not such a file, or has a section
+    for a notebook that is not there."""
     try:
         content = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
@@ -82,10 +80,13 @@ def from_yaml(path: Path, notebook: str) -> dict[str, object]:
     if "all" not in content:
         return content
     sections = {name: section or {} for name, section in content.items()}
+    known = {"all"} | {book.stem for book in Path(notebook).parent.glob("*.ipynb")}
     for name, section in sections.items():
+        if name not in known:
+            raise ParameterError(f"{path}: no notebook '{name}' beside {notebook}; sections are named {', '.join(sorted(known))}")
         if not isinstance(section, dict):
             raise ParameterError(f"{path}: '{name}' stands beside 'all', so it has to be a notebook's section, found {section!r}")
-    return sections["all"] | sections.get(notebook, {})
+    return sections["all"] | sections.get(Path(notebook).stem, {})
 
 
 def from_text(name: str, text: str, defaults: dict[str, object]) -> object:
@@ -102,8 +103,11 @@ def run(notebook: Path, output: Path, parameters: dict[str, object], seconds_bet
     parameters = checked(parameters, declared(notebook), str(notebook))
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     os.environ[BATCH] = str(seconds_between_lines)
-    papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=False, log_output=False,
-                               stderr_file=sys.stderr, kernel_name="python3", config=_KERNEL)
+    with tempfile.TemporaryDirectory() as sockets:
+        # Sockets of this user only, where there are such: over TCP every local user could read along, as the kernel warns.
+        kernel = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        papermill.execute_notebook(str(notebook), str(output), parameters, progress_bar=False, stderr_file=sys.stderr,
+                                   kernel_name="python3", config=kernel)
     drop_progress(Path(output))
 
 
@@ -130,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         defaults = declared(options.notebook)
         parameters: dict[str, object] = {}
         for path in options.f:
-            parameters |= from_yaml(path, options.notebook.stem)
+            parameters |= from_yaml(path, options.notebook)
         parameters |= {name: from_text(name, text, defaults) for name, text in options.p}
         run(options.notebook, options.output, parameters)
     except ParameterError as error:

@@ -62,13 +62,13 @@ _FUNCTIONS = {getattr(home, name): rule for home in (torch, F, operator) for nam
 class _Slot:
     """A parameter or buffer, and the channels along its first two axes; None for an axis that holds none."""
 
-    module: nn.Module
+    home: dict[str, Tensor]  # the module's own dictionary: moving a network to a device replaces buffers in it
     name: str
     axes: tuple[Tensor | int | None, Tensor | int | None]
 
     @property
     def tensor(self) -> Tensor:
-        return getattr(self.module, self.name)
+        return self.home[self.name]
 
 
 @dataclass
@@ -195,13 +195,13 @@ class _Walk(fx.Interpreter):
         """Notes the channels along the parameters and buffers of a module: `outputs` along the first axis of each,
         `columns` along the second of its weight. They are one with those of an earlier call, or of a shared weight."""
         module = self.fetch_attr(node.target)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            tensor = getattr(module, name, None)
-            if tensor is not None:
-                axes = (outputs, columns if name == "weight" else None)
-                for one, other in zip(self.slots.setdefault(id(tensor), _Slot(module, name, axes)).axes, axes):
-                    if one is not other:
-                        self.unite(one, other)
+        for home in (module._parameters, module._buffers):
+            for name in home:
+                if name in ("weight", "bias", "running_mean", "running_var") and home[name] is not None:
+                    axes = (outputs, columns if name == "weight" else None)
+                    for one, other in zip(self.slots.setdefault(id(home[name]), _Slot(home, name, axes)).axes, axes):
+                        if one is not other:
+                            self.unite(one, other)
         layer = self.layers.setdefault(node.target, _Layer(module, kind, inputs, outputs, len(outputs)))
         layer.positions += positions
         return layer.outputs
@@ -301,8 +301,11 @@ def _resize(module: nn.Module, inputs: int, outputs: int) -> None:
 def _cut(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None) -> Tensor:
     """`tensor` with the kept positions of its first two axes (None: all of them), in the memory layout it had."""
     rows, columns = (None if kept is None else kept.to(tensor.device) for kept in (rows, columns))
-    last = tensor.dim() == 4 and tensor.stride() == _channels_last(tensor.shape)
-    if last:
+    if tensor.dim() < 2:
+        return tensor.index_select(0, rows)
+    _, channels, *size = tensor.shape
+    last = len(size) == 2 and tensor.stride() == (size[0] * size[1] * channels, 1, size[1] * channels, channels)
+    if last:  # channels_last; for 1x1 filters nothing but the strides tells the two layouts apart
         tensor = tensor.permute(0, 2, 3, 1)
     if rows is not None:
         tensor = tensor.index_select(0, rows)
@@ -319,10 +322,11 @@ def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor |
         if isinstance(value, Tensor) and value.dim():
             state[tensor][key] = _cut(value, rows, columns)
     cut = _cut(tensor.data, rows, columns)
-    # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the next
-    # backward would fail on it; a change of type in between makes torch drop it.
-    other = torch.float32 if cut.dtype == torch.float64 else torch.float64
-    tensor.data = torch.empty(0, dtype=other, device=cut.device)
+    if tensor.requires_grad:
+        # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the
+        # next backward would fail on it; a change of type in between makes torch drop it.
+        other = torch.float32 if cut.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, dtype=other, device=cut.device)
     tensor.data = cut
 
 
@@ -333,17 +337,6 @@ def _leaving(parameter: nn.Parameter, counts: list[np.ndarray]) -> np.ndarray:
     if len(counts) == 2:  # what stands at the crossing of a group with itself leaves once
         leaving = leaving - counts[0] * counts[1] * (parameter.numel() // (parameter.shape[0] * parameter.shape[1]))
     return leaving
-
-
-def _some(values: Iterable) -> str:
-    values = [str(value) for value in values]
-    return ", ".join(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
-
-
-def _channels_last(shape: torch.Size) -> tuple[int, int, int, int]:
-    """The strides of a tensor in channels_last; for 1x1 filters nothing else tells the two layouts apart."""
-    _, channels, height, width = shape
-    return height * width * channels, 1, width * channels, channels
 
 
 class ChannelGraph:
@@ -497,13 +490,15 @@ class ChannelGraph:
         self._gone |= going
         self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
         for layer in self._layers.values():
-            _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
+            if cuts[layer.inputs] is not None or cuts[layer.outputs] is not None:
+                _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
 
     def _check(self, slot: _Slot, state: dict) -> None:
         shape = slot.tensor.shape
-        if any(axis is not None and len(self._lists[axis]) != size for axis, size in zip(slot.axes, shape)):
-            raise ValueError(f"a {slot.name} of {type(slot.module).__name__} has shape {tuple(shape)}: the network was "
-                             "changed since it was traced; make a new ChannelGraph")
+        for axis, size in zip(slot.axes, shape):
+            if axis is not None and len(self._lists[axis]) != size:
+                raise ValueError(f"a {slot.name} of shape {tuple(shape)} should have {len(self._lists[axis])} channels: the "
+                                 "network was changed since it was traced; make a new ChannelGraph")
         for key, value in state.get(slot.tensor, {}).items():
             if isinstance(value, Tensor) and value.dim() and value.shape != shape:
                 raise ValueError(f"the optimiser's {key} of a parameter of shape {tuple(shape)} has shape "
@@ -514,9 +509,9 @@ class ChannelGraph:
         if len(ids) and ids.dtype.kind not in "iu":
             raise ValueError(f"group ids are integers, found {ids.dtype}")
         ids = ids.astype(np.int64)
-        if len(wrong := np.setdiff1d(ids, np.flatnonzero(self._prunable))):
-            raise ValueError(f"no removable group has the id {_some(wrong)}; ChannelGraph.groups lists those that may "
+        if wrong := [i for i in ids.tolist() if not (0 <= i < len(self._prunable) and self._prunable[i])]:
+            raise ValueError(f"no removable group has the id {str(wrong)[1:-1]}; ChannelGraph.groups lists those that may "
                              "leave (the network's inputs, outputs and kept layers stay)")
-        if len(wrong := ids[self._gone[ids]]):
-            raise ValueError(f"already removed: group {_some(wrong)}")
+        if wrong := ids[self._gone[ids]].tolist():
+            raise ValueError(f"already removed: group {str(wrong)[1:-1]}")
         return ids

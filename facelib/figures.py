@@ -18,9 +18,14 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.scale import FuncScale
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from scipy.special import ndtr, ndtri
 
-from facelib.layers import check_table, filters_left, removed_pct, the_only
+from facelib.layers import Association, WidthEffect, check_table, filters_left, removed_pct, the_only, width_effect
+from facelib.results import read_table, summary_markdown
+from facelib.storage import replacing
+from facelib.verification import det_curve
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.16  # widths of a journal's columns, inches
 
@@ -30,7 +35,7 @@ PAIRS = ("frontal-frontal", "frontal-three-quarter", "frontal-profile",
          "three-quarter-three-quarter", "three-quarter-profile", "profile-profile")  # easiest first; fixes their marks
 POSES = ("frontal", "three-quarter", "profile")
 SHARES = "cividis_r"  # of a whole, 0 pale, 1 dark; even steps in greyscale and to colour-blind readers
-INTERVAL = "95 % bootstrap interval over subjects"
+INTERVAL = "95 % interval over subjects (their resampling)"
 
 
 @contextmanager
@@ -93,8 +98,8 @@ class PruningCurve:
         Raises ValueError when columns, rows or the metric are missing, or there are several networks or criteria.
         """
         pruned, network, criterion = _pruned(curve)
-        if metric not in set(curve["metric"]):
-            raise ValueError(f"curve: expected metric {metric}, found {', '.join(sorted(set(curve['metric'])))}")
+        if metric not in set(pruned["metric"]):
+            raise ValueError(f"curve: expected metric {metric}, found {', '.join(sorted(set(pruned['metric'])))}")
         removed = pruned.groupby("step")["filters_removed_pct"].mean()
         points = curve[curve["metric"] == metric].copy()
         control = points["stage"] == "control"
@@ -124,7 +129,7 @@ class PruningCurve:
         rows = -(-len(sizes) // columns)
         names = sorted(self.points["line"].unique(), key=_pair_order)
         with style():
-            height = 2.4 * rows + 0.13 * -(-(len(names) + 3) // (2 * columns))
+            height = 2.6 * rows + 0.13 * -(-(len(names) + 3) // (2 * columns))
             self.figure_ = figure or Figure(figsize=(ONE_COLUMN if columns == 1 else TWO_COLUMNS, height))
             grid = self.figure_.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
             for unused in grid.flat[len(sizes):]:
@@ -143,7 +148,7 @@ class PruningCurve:
     def _finish(self, axes, title: str, bottom: bool, left: bool) -> None:
         last = max(self.parameters.index.max(), 1)
         axes.set_xlim(-0.02 * last, 1.02 * last)
-        ticks = [tick for tick in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last]
+        ticks = _share_ticks(last)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         _rate_axis(axes, self.points, log=self.metric != "accuracy")
         axes.set_title(title, fontweight="bold")
@@ -165,8 +170,8 @@ class PruningCurve:
             handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=5, label="fine-tuned (open)", **grey))
         if "control" in stages:
             handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="control, nothing removed"))
-        columns = 4 if len(self.axes_) > 1 else 2
-        self.figure_.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+        columns = 2 if len(self.axes_) == 1 else len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
+        self.figure_.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _pruned(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
@@ -180,7 +185,7 @@ def _pruned(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
 def _draw_line(axes, points: pd.DataFrame, colour: str, marker: str) -> Line2D:
     """Draws one line's pruned curve with its band, and its fine-tuned and control points. Returns the curve."""
     stages = dict(list(points.groupby("stage")))
-    pruned = stages["pruned"]
+    pruned = stages.get("pruned", points.iloc[:0])  # a protocol may be kept for the fine-tuned networks
     mean = _mean_of_seeds(pruned)
     if pruned["seed"].nunique() > 1:
         for _, seed in pruned.groupby("seed"):
@@ -230,6 +235,11 @@ def _rate_axis(axes, points: pd.DataFrame, log: bool) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
+def _share_ticks(last: float) -> list[float]:
+    """Round percentages from 0 to `last`; half a percent beyond still counts, since groups of filters seldom add up exactly."""
+    return [tick for tick in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last + 0.5]
+
+
 def _metric_label(metric: str) -> str:
     if metric.startswith("frr_at_far_"):
         return f"FRR at FAR {100 * float(metric.removeprefix('frr_at_far_')):g} % (%)"
@@ -245,6 +255,52 @@ def _marks(pair: str, pairs: list[str]) -> tuple[str, str]:
     others = [name for name in pairs if name not in PAIRS]
     position = PAIRS.index(pair) if pair in PAIRS else len(PAIRS) + others.index(pair)
     return MARKS[position % len(MARKS)]
+
+
+@dataclass
+class SizeCurve:
+    """Parameters and MACs against filters removed, in percent of the unpruned network's.
+
+    table: index step; columns filters_removed_pct, parameters, macs (counts), the mean over seeds.
+    After `plot`: lines_ holds the drawn curves of "parameters" and "macs".
+    """
+
+    table: pd.DataFrame
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame) -> SizeCurve:
+        """curve: rows of one network and criterion. Raises as `PruningCurve.from_table`."""
+        pruned, network, criterion = _pruned(curve)
+        return cls(pruned.groupby("step")[["filters_removed_pct", "parameters", "macs"]].mean(), network, criterion)
+
+    @property
+    def caption(self) -> str:
+        return (f"Parameters and multiply-accumulate operations (MACs) for one image of {self.network} left (% of the unpruned "
+                f"network's) against convolution filters removed (% of all), by {self.criterion}; without the training "
+                "classifier. Dotted: in proportion to the filters.")
+
+    def plot(self, axes=None) -> SizeCurve:
+        with style():
+            self.axes_ = axes or Figure(figsize=(ONE_COLUMN, 2.6)).subplots()
+            self.figure_ = self.axes_.figure
+            x, self.lines_ = self.table["filters_removed_pct"], {}
+            for (column, unit), (colour, marker) in zip({"parameters": "parameters", "macs": "MACs"}.items(), MARKS[1:]):
+                values, full = self.table[column], self.table[column].iloc[0]
+                [self.lines_[column]] = self.axes_.plot(
+                    x, 100 * values / full, color=colour, marker=marker, markevery=max(len(x) // 8, 1),
+                    label=f"{unit} (100 % = {_count(full)}, last {_count(values.iloc[-1])})")
+            self.axes_.plot([0, x.max()], [100, 100 - x.max()], color="0.4", linewidth=0.8, linestyle=":",
+                            label="in proportion to the filters")
+            self.axes_.set(xlabel="Filters removed (%)", ylabel="Left (% of unpruned)", ylim=(0, 103))
+            self.figure_.legend(loc="outside lower center")
+        return self
+
+
+def _count(number: float) -> str:
+    """A count as people write it: 1.24 million, 350 million, 1.24 billion."""
+    return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
 
 # ------------------------------------------------------------------------------------------------------ figures of layers
 
@@ -290,6 +346,7 @@ class FiltersLeft:
             names = short_names(self.left.index.get_level_values("layer"))
             self.axes_.set_yticks(np.arange(len(self.left)) + 0.5, [f"{n}  {w}" for n, w in zip(names, widths)])
             self.axes_.tick_params("y", length=0)
+            self.axes_.set_xticks([tick for tick in _share_ticks(edges[-1]) if tick >= edges[0]])
             self.axes_.set_xlabel("Filters removed of the whole network (%)")
             self.axes_.set_ylabel("Layer and its width, by depth")
             self.figure_.colorbar(self.mesh_, ax=self.axes_, label="Filters left (% of the layer's own)", pad=0.02, aspect=30)
@@ -297,13 +354,170 @@ class FiltersLeft:
 
 
 def short_names(layers) -> list[str]:
-    """Module names without the leading and the trailing parts that all of them share (features. ... .conv)."""
+    """Module names without the leading and the trailing parts that all of them share (features. ... .conv), at most 22
+    characters long."""
     parts = [name.split(".") for name in layers]
     while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
         parts = [p[1:] for p in parts]
     while len(parts) > 1 and all(len(p) > 1 for p in parts) and len({p[-1] for p in parts}) == 1:
         parts = [p[:-1] for p in parts]
-    return [".".join(p) for p in parts]
+    names = [".".join(p) for p in parts]
+    return [name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}" for name in names]
+
+
+@dataclass
+class WidthLoss:
+    """Share removed of every layer against its width, with what chance would do.
+
+    After `plot`: points_ holds the drawn layers of every kind, band_ the chance interval.
+    """
+
+    effect: WidthEffect
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, layers: pd.DataFrame, near_pct: float = 20) -> WidthLoss:
+        """layers: rows of one network and criterion; drawn is the step nearest to `near_pct` of all filters removed.
+
+        Raises ValueError as `layers.width_effect`.
+        """
+        step = (removed_pct(filters_left(layers)) - near_pct).abs().idxmin()
+        return cls(width_effect(layers, step), layers["network"].iloc[0], layers["criterion"].iloc[0])
+
+    @property
+    def caption(self) -> str:
+        effect = self.effect
+        return (f"Filters removed of every convolution of {self.network} (% of the layer's own) against its filters before "
+                f"pruning (logarithmic), with {effect.removed_pct:.1f} % of all filters removed by {self.criterion}. Grey: where "
+                "95 % of the layers of a width lie if every filter is equally likely to leave; dashed: the whole network. "
+                f"Spearman's rho {_in_words(effect.simple)}; with depth and kind of layer held constant "
+                f"{_in_words(effect.partial)}.")
+
+    def plot(self, axes=None) -> WidthLoss:
+        shares, simple = self.effect.shares, self.effect.simple
+        with style():
+            self.axes_ = axes or Figure(figsize=(ONE_COLUMN, 2.8)).subplots()
+            self.figure_ = self.axes_.figure
+            chance = shares.drop_duplicates("width").sort_values("width")
+            self.band_ = self.axes_.fill_between(chance["width"], 100 * chance["chance_low"], 100 * chance["chance_high"],
+                                                 color="0.85", linewidth=0, label="95 % by chance")
+            self.axes_.axhline(self.effect.removed_pct, color="0.4", linewidth=0.8, linestyle="--", label="whole network")
+            self.points_ = {kind: self.axes_.plot(rows["width"], 100 * rows["removed"], color=colour, marker=marker,
+                                                  linestyle="none", alpha=0.75, markeredgecolor="white", markeredgewidth=0.4,
+                                                  markersize=5, label=kind)[0]
+                            for (kind, rows), (colour, marker) in zip(shares.groupby("kind"), MARKS[1:])}
+            self.axes_.set_xscale("log", base=2)
+            self.axes_.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            top = 105 * shares[["removed", "chance_high"]].max(axis=None)
+            self.axes_.set(xlabel="Width: the layer's filters before pruning", ylabel="Removed (% of the layer's filters)",
+                           ylim=(-0.03 * top, top))
+            self.axes_.set_title(f"Spearman's ρ = {simple.rho:.2f}; by chance {simple.chance_low:.2f} to "
+                                 f"{simple.chance_high:.2f}".replace("-", "−"))
+            self.figure_.legend(loc="outside lower center", ncols=3)
+        return self
+
+
+def _in_words(found: Association) -> str:
+    return (f"{found.rho:.2f} (permutation p {found.p_value:.2g}; filters leaving at random: {found.chance_low:.2f} to "
+            f"{found.chance_high:.2f}, 95 %)")
+
+# ---------------------------------------------------------------------------------------------------- curves of scores
+
+
+@dataclass
+class _ErrorCurve:
+    """Error rates of a verification at every threshold, fractions: far falls from 1 to 0 while frr rises from 0 to 1.
+
+    low, high: ends of an interval of frr at each far, or None. name: in the legend.
+    After `plot`: line_ is the drawn curve, its data fractions too; drawn into the same axes, curves get marks of their own.
+    A curve is a staircase: at a FAR between two achieved ones, the FRR is that of the lower.
+    """
+
+    far: np.ndarray
+    frr: np.ndarray
+    name: str | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    @classmethod
+    def from_scores(cls, genuine: np.ndarray, impostor: np.ndarray, name: str | None = None) -> _ErrorCurve:
+        """genuine, impostor: 1-D similarity scores. Raises ValueError when either is empty or holds NaN."""
+        far, frr, _ = det_curve(genuine, impostor)
+        kept = _visible(far, frr)
+        return cls(far[kept], frr[kept], name)
+
+    def _draw(self, axes, rate) -> None:
+        self.axes_ = axes
+        self.figure_ = axes.figure
+        before = sum(line.get_drawstyle() == "steps-pre" for line in axes.lines)
+        colour = MARKS[before % len(MARKS)][0]
+        dashes = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 2))][before % len(MARKS)]
+        if self.low is not None:
+            axes.fill_between(self.far, rate(self.low), rate(self.high), step="pre", color=colour, alpha=0.15, linewidth=0)
+        [self.line_] = axes.plot(self.far, rate(self.frr), drawstyle="steps-pre", color=colour, linestyle=dashes, label=self.name)
+
+
+class DetDisplay(_ErrorCurve):
+    """Detection error trade-off: FRR against FAR on normal deviate axes that reach FAR 0.01 %."""
+
+    @property
+    def caption(self) -> str:
+        return "FRR against FAR (%, normal deviate axes); the diagonal is where they are equal." + _band_meaning(self)
+
+    def plot(self, axes=None) -> DetDisplay:
+        with style():
+            axes = axes or Figure(figsize=(ONE_COLUMN, ONE_COLUMN)).subplots()
+            if not axes.lines:
+                deviate = FuncScale(None, (lambda rate: ndtri(np.clip(rate, 1e-9, 1 - 1e-9)), ndtr))
+                _percent_axis(axes, "x", deviate, 1e-4, 0.6, (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4, 0.6))
+                _percent_axis(axes, "y", deviate, 1e-3, 0.995, (1e-3, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99))
+                axes.plot([1e-4, 0.6], [1e-4, 0.6], color="0.4", linewidth=0.6)
+                axes.set(xlabel="FAR (%)", ylabel="FRR (%)")
+            self._draw(axes, lambda frr: frr)
+            if self.name:
+                axes.legend(loc="upper right")  # where only a verification worse than chance would be
+        return self
+
+
+class RocDisplay(_ErrorCurve):
+    """Receiver operating characteristic: genuine comparisons accepted (1 - FRR) against FAR, from FAR 0.01 % on."""
+
+    @property
+    def caption(self) -> str:
+        return "Genuine comparisons accepted (100 % - FRR) against FAR (%, logarithmic)." + _band_meaning(self)
+
+    def plot(self, axes=None) -> RocDisplay:
+        with style():
+            axes = axes or Figure(figsize=(ONE_COLUMN, 2.8)).subplots()
+            if not axes.lines:
+                _percent_axis(axes, "x", "log", 1e-4, 1, (1e-4, 1e-3, 0.01, 0.1, 1))
+                _percent_axis(axes, "y", "linear", 0, 1.01, (0, 0.2, 0.4, 0.6, 0.8, 1))
+                axes.set(xlabel="FAR (%)", ylabel="Genuine accepted, 100 − FRR (%)")
+            self._draw(axes, lambda frr: 1 - frr)
+            if self.name:
+                axes.legend(loc="lower right")
+        return self
+
+
+def _band_meaning(display: _ErrorCurve) -> str:
+    return "" if display.low is None else f" Band: {INTERVAL}, at each FAR."
+
+
+def _visible(far: np.ndarray, frr: np.ndarray) -> np.ndarray:
+    """The points of a curve that differ from their neighbours at the resolution of print, its ends included."""
+    cells = [np.round(150 * ndtri(np.clip(rate, 1e-6, 1 - 1e-6))) for rate in (far, frr)]
+    moved = (np.diff(cells[0]) != 0) | (np.diff(cells[1]) != 0)
+    return np.flatnonzero(np.append(True, moved) | np.append(moved, True))
+
+
+def _percent_axis(axes, side: str, scale, low: float, high: float, ticks: tuple[float, ...]) -> None:
+    """Makes the x or y axis one of fractions, labelled in percent."""
+    axes.set(**{f"{side}scale": scale, f"{side}lim": (low, high)})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}"))
 
 # ------------------------------------------------------------------------------------------------- training, and the faces
 
@@ -428,18 +642,25 @@ def figures_of(curve: pd.DataFrame, layers: pd.DataFrame) -> dict[str, tuple[Fig
     for criterion in criteria:
         end = "" if criterion == criteria[0] else f"_{criterion}"
         rows = curve[(curve["criterion"] == criterion) | (curve["stage"] == "control")]
-        displays = {metric: PruningCurve.from_table(rows, metric) for metric in rows["metric"].unique()}
-        displays["filters_left"] = FiltersLeft.from_table(layers[layers["criterion"] == criterion])
+        of_criterion = layers[layers["criterion"] == criterion]
+        displays = {metric: PruningCurve.from_table(rows, metric) for metric in rows.loc[rows["stage"] == "pruned", "metric"].unique()}
+        displays["size"] = SizeCurve.from_table(rows)
+        displays["filters_left"] = FiltersLeft.from_table(of_criterion)
+        if (of_criterion["out_channels"] < of_criterion["out_channels_original"]).any():
+            displays["width_loss"] = WidthLoss.from_table(of_criterion)
         figures |= {name + end: (display.plot().figure_, display.caption) for name, display in displays.items()}
     return figures
 
 
 def draw(folder: Path) -> None:
-    """Draws the figures of one network's folder, which holds curve.csv, layers.csv and training.csv, into folder/figures."""
-    tables = [pd.read_csv(Path(folder) / f"{name}.csv", float_precision="round_trip") for name in ("curve", "layers")]
-    drawn = figures_of(*tables)
+    """Draws the figures of one network's folder, which holds curve.csv, layers.csv and training.csv, into folder/figures,
+    and writes the EER at round shares of filters removed, with its interval, into folder/summary.md."""
+    curve, layers = (read_table(Path(folder) / f"{name}.csv") for name in ("curve", "layers"))
+    drawn = figures_of(curve, layers)
+    with replacing(Path(folder) / "summary.md") as temporary:
+        temporary.write_text(summary_markdown(curve), encoding="utf-8")
     if (history := Path(folder) / "training.csv").exists():
-        display = TrainingCurve.from_table(pd.read_csv(history)).plot()
+        display = TrainingCurve.from_table(read_table(history)).plot()
         drawn["training"] = display.figure_, display.caption
     for name, (figure, caption) in drawn.items():
         save(figure, Path(folder) / "figures" / name, caption)

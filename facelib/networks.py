@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torchvision.models.squeezenet import Fire
 
 from facelib.faces.crops import centre_batches, normalise
 from facelib.faces.faceset import FaceSet
+from facelib.storage import user_path
 
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)  # of 0-1 values, RGB: what torchvision's weights expect to be divided by
 
@@ -177,7 +177,7 @@ def load_imagenet(network: FaceNetwork, weights: str) -> None:
 def _read_weights(model: str, weights: str) -> dict[str, Tensor]:
     if weights == "torchvision":
         return torchvision.models.get_model(model, weights="DEFAULT").state_dict()
-    path = Path(weights)
+    path = user_path(weights)
     if not path.is_file():
         raise ValueError(f"no file of ImageNet weights at {path}; expected a .safetensors or .pth file, or 'torchvision'")
     if path.suffix == ".safetensors":

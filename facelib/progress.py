@@ -24,5 +24,5 @@ def progress(iterable=None, what: str = "", total: int | None = None, unit: str 
     """tqdm over an iterable: a bar in a terminal or a notebook, lines when FACELIB_BATCH is set."""
     if os.environ.get(BATCH):
         return _Lines(iterable, what, total, file=io.StringIO(), unit=unit, initial=initial, mininterval=float(os.environ[BATCH]), maxinterval=1e9,
-                      miniters=1, bar_format="{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} passed, {remaining} left{postfix}")
+                      miniters=1, bar_format="{desc}: {n_fmt} of {total_fmt} {unit}, {rate_noinv_fmt}, {elapsed} passed, {remaining} left{postfix}")
     return tqdm.auto.tqdm(iterable, what, total, unit=unit, initial=initial, mininterval=1, leave=False)

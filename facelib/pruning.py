@@ -30,7 +30,7 @@ class Schedule:
     """How filters are removed, step by step.
 
     criterion: one of importance.CRITERIA. step_share: filters removed at each step, as a share of the unpruned
-    network's. last_share: the share at which to stop. batches_per_step: mini-batches whose scores are averaged for a
+    network's. last_share: the share at which to stop (the last step may be smaller). batches_per_step: mini-batches whose scores are averaged for a
     step; 0 is one epoch, as in the papers. learning_rate: of the updates on those same mini-batches; 0 scores only.
     evaluate_every: steps between two evaluations. keep_descriptor: whether the last convolution, whose pooled output
     is the descriptor, keeps all its filters.
@@ -135,18 +135,17 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     with progress(range(first, schedule.steps + 1), "pruning", schedule.steps + 1, "steps", first) as bar:
         for step in bar:
             if step > 0:
-                torch.manual_seed(_seed(seed, 3, step))  # for dropout
                 batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
                                            (step - 1) * per_step, step * per_step)
                 importance = score(network, graph, schedule.criterion, batches, recipe, precision, optimizer, seed, step, path)
-                asked = round(step * schedule.step_share * total) - (total - graph.filters)
+                asked = round(min(step * schedule.step_share, schedule.last_share) * total) - (total - graph.filters)
                 graph.remove(choose(graph, *importance.scores(), asked), optimizer)
             if schedule.evaluated(step):
                 found = {"step": step} | size_columns(network, graph)
                 rows = evaluate(network)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
-                save_network(folder / f"pruned-{step:03d}.safetensors", network, graph)
+                save_network(folder / f"pruned-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
                 bar.set_postfix_str(f"{graph.filters} filters, {rows['pair'].iloc[0]} {rows['metric'].iloc[0]} {rows['value'].iloc[0]:.4f}",
                                     refresh=False)
             save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
@@ -190,15 +189,17 @@ def layer_rows(graph: ChannelGraph, about: dict, step: int) -> list[dict]:
     return [about | {"step": step} | row for row in table[columns].to_dict("records")]
 
 
-def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph) -> None:
-    save_checkpoint(path, prefixed("network", network.state_dict()) | {"removed": graph.removed}, {"network": network.config})
+def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_descriptor: bool) -> None:
+    """Writes what `load` needs: the constructor's arguments, the groups removed and the weights."""
+    save_checkpoint(path, prefixed("network", network.state_dict()) | {"removed": graph.removed},
+                    {"network": network.config, "keep_descriptor": keep_descriptor})
 
 
 def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
     """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit."""
     tensors, saved = load_checkpoint(path)
     network = networks.build(**saved["network"]).eval()
-    graph = graph_of(network)
+    graph = graph_of(network, saved["keep_descriptor"])
     graph.remove(tensors["removed"])
     network.load_state_dict(under("network", tensors))
     return network, graph

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -53,13 +52,6 @@ class Run:
         """Seconds spent so far on each timed part."""
         path = self.folder / "durations.json"
         return json.loads(path.read_text()) if path.exists() else {}
-
-
-def project_path(path: str) -> Path:
-    """A path as users write it, with ~ and $VARIABLES; a relative one starts at the project, where batch runs, also from
-    notebooks/, where JupyterLab does."""
-    path = Path(os.path.expandvars(path)).expanduser()
-    return path if path.is_absolute() or Path.cwd().name != "notebooks" else Path("..") / path
 
 
 def file_hash(path: Path) -> str:
@@ -137,6 +129,12 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
             cells = {_row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
             columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
     return pd.DataFrame(columns).rename_axis(columns="filters removed")
+
+
+def summary_markdown(curve: pd.DataFrame) -> str:
+    """The EER's `summary` as a Markdown table, a row for each stage and step."""
+    table = summary(curve).T.rename_axis(index="filters removed").reset_index()
+    return table.to_markdown(index=False, colalign=["left"] + ["right"] * (table.shape[1] - 1), disable_numparse=True) + "\n"
 
 
 def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writing, and checkpoints without pickle (safetensors)."""
+"""Files that are either whole or not there: atomic writing, checkpoints without pickle (safetensors); users' paths."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CheckpointError(ValueError):
@@ -35,8 +37,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as users write it, with ~ and $VARIABLES; a relative one starts at the project, where batch runs, also from
+    notebooks/, where JupyterLab does."""
+    path = Path(os.path.expandvars(path)).expanduser()
+    return path if path.is_absolute() or Path.cwd().name != "notebooks" else Path("..") / path
+
+
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: dict) -> None:
     """Writes tensors and what JSON can hold into one safetensors file, atomically."""
+    from safetensors.torch import save_file  # loads torch, which tables and figures do without
+
     with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   {"facelib": json.dumps(metadata)})

@@ -6,7 +6,8 @@ from there.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from facelib import faces, figures, networks, pruning, results, training, verifi
 from facelib.faces import FaceSet
 from facelib.networks import FaceNetwork
 from facelib.pruning import Schedule, Tables
+from facelib.storage import user_path
 from facelib.training import Recipe
 
 
@@ -69,9 +71,9 @@ class Study:
 
     def __post_init__(self):
         self.recipe, self.pruning_schedule, self.finetune_recipe  # noqa: B018  each checks its own
-        evaluated = self.pruning_schedule.evaluated
-        wrong = [share for share in self.finetune_shares
-                 if not 0 < share <= self.last_share or not evaluated(round(share / self.step_share))]
+        steps = {share: share / self.step_share for share in self.finetune_shares}
+        wrong = [share for share, step in steps.items() if not 0 <= share <= self.last_share
+                 or abs(step - round(step)) > 1e-6 or not self.pruning_schedule.evaluated(round(step))]
         if wrong:
             raise ValueError(f"finetune_shares has {wrong[0]}, where pruning does not evaluate: it does every "
                              f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
@@ -85,7 +87,7 @@ class Study:
 
     @cached_property
     def finetune_recipe(self) -> Recipe:
-        return Recipe(self.batch_size, max(1, self.finetune_epochs), "one-cycle", (self.finetune_learning_rate,),
+        return Recipe(self.batch_size, self.finetune_epochs, "one-cycle", (self.finetune_learning_rate,),
                       label_smoothing=self.label_smoothing, precision=self.precision)
 
     @cached_property
@@ -95,9 +97,8 @@ class Study:
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet]:
-        learning, test = faces.load_split(self.source, _given(self.root), self.test_share,
-                                          [extra | {"root": _given(extra.get("root", ""))} for extra in self.more_training],
-                                          _given(self.overlaps), **self.source_options)
+        learning, test = faces.load_split(self.source, self.root, self.test_share,
+                                          self.more_training, self.overlaps, **self.source_options)
         return *faces.hold_out_images(learning, self.validation_share, self.seed), test
 
     @property
@@ -124,12 +125,12 @@ class Study:
     @cached_property
     def baseline_run(self) -> results.Run:
         """Where the unpruned network is: named by all that decides its weights."""
-        imagenet = _given(self.imagenet)
-        imagenet = results.file_hash(imagenet) if Path(imagenet).is_file() else imagenet
+        weights = user_path(self.imagenet)
+        imagenet = results.file_hash(weights) if weights.is_file() else self.imagenet
         config = {"network": self.network, "seed": self.seed, "image_size": self.image_size, "stem_stride": self.stem_stride,
                   "imagenet": imagenet, "recipe": asdict(self.recipe), "training": self.training.fingerprint(),
                   "validation": self.validation.fingerprint()}
-        return results.Run.open(results.project_path(self.runs), f"{self.network}-baseline", config)
+        return results.Run.open(user_path(self.runs), f"{self.network}-baseline", config)
 
     @cached_property
     def run(self) -> results.Run:
@@ -137,27 +138,29 @@ class Study:
         config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.pruning_schedule),
                   "finetune_shares": self.finetune_shares, "finetune": asdict(self.finetune_recipe),
                   "template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint()}
-        return results.Run.open(results.project_path(self.runs), f"{self.network}-pruning", config)
+        return results.Run.open(user_path(self.runs), f"{self.network}-pruning", config)
 
     @property
     def folder(self) -> Path:
         """Where tables and figures go."""
-        return results.project_path(self.results) / self.preset / self.network
+        return user_path(self.results) / self.preset / self.network
 
     def sizes(self) -> pd.DataFrame:
         """Images, subjects and images per pose of the three sets. Reads every image once, and raises FaceError that
         lists those that cannot be read: better now than after an hour of training."""
-        sets = {"training": self.training, "validation": self.validation, "test": self.test}
-        for chosen in sets.values():
+        for chosen in self._faces:
             chosen.verify()
-        return faces.counts(**sets)
+        return self._counts()
+
+    def _counts(self) -> pd.DataFrame:
+        return faces.counts(training=self.training, validation=self.validation, test=self.test)
 
     def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
         """The unpruned network and its training history, one row per epoch."""
         torch.manual_seed(self.seed)
         network = networks.build(self.network, len(set(self.training.subjects)), self.image_size, self.stem_stride)
         if self.imagenet:
-            networks.load_imagenet(network, _given(self.imagenet))
+            networks.load_imagenet(network, self.imagenet)
         with self.baseline_run.timed("training"):
             history = training.train(network, self.training, self.validation, self.recipe, self.seed, self.baseline_run.folder)
         results.write_table(history, list(history), self.folder / "training.csv")
@@ -170,13 +173,18 @@ class Study:
                          ignore_index=True)
 
     def pruned(self, network: FaceNetwork) -> Tables:
-        """Prunes the network step by step, fine-tunes where asked, and saves tables and manifest."""
+        """Prunes a copy of the network step by step, fine-tunes where asked, and saves tables and manifest.
+
+        Everything runs in the precision in which the network was trained.
+        """
+        precision = results.read_table(self.folder / "training.csv")["precision"].iloc[0]
+        recipe, finetune_recipe = (replace(r, precision=precision) for r in (self.recipe, self.finetune_recipe))
         with self.run.timed("pruning"):
-            tables = pruning.prune(network, self.training, self.pruning_schedule, self.recipe, self.verify, self.seed,
+            tables = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, self.verify, self.seed,
                                    self.run.folder)
         with self.run.timed("fine-tuning"):
             tuned = pruning.fine_tune(self.run.folder, self.finetune_shares, self.training, self.validation,
-                                      self.pruning_schedule, self.finetune_recipe, self.verify, self.seed)
+                                      self.pruning_schedule, finetune_recipe, self.verify, self.seed)
         tables = Tables(pd.concat([tables.curve, tuned.curve], ignore_index=True),
                         pd.concat([tables.layers, tuned.layers], ignore_index=True))
         self.save(tables)
@@ -189,15 +197,10 @@ class Study:
         private = ("root", "more_training", "overlaps", "imagenet", "runs", "results")  # paths of one machine
         parameters = {name: value for name, value in asdict(self).items() if name not in private}
         config = {"parameters": parameters, "baseline": self.baseline_run.config, "pruning": self.run.config}
-        counts = self.sizes().to_dict("index")
+        counts = self._counts().to_dict("index")
         results.write_json(self.folder / "manifest.json", results.manifest(
             config, self.baseline_run.durations() | self.run.durations(), faces=counts))
 
     def draw(self) -> None:
         """Draws every figure of the saved tables into the results folder."""
         figures.draw(self.folder)
-
-
-def _given(path: str) -> str:
-    """A path or name that a parameter gives; empty stays empty."""
-    return str(results.project_path(path)) if path else ""

@@ -182,7 +182,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
 
     Writes folder/training.safetensors after every epoch and goes on from it when it is there; a finished training is
     not repeated. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
-    validation_accuracy (a fraction), images_per_second.
+    validation_accuracy (a fraction), images_per_second, precision.
     Raises TrainingError when the loss is no longer finite, ValueError when the network classifies other subjects.
     """
     names = sorted(set(training.subjects))
@@ -226,7 +226,8 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
         if best is None or loss < min(row["validation_loss"] for row in history):
             best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         history.append({"epoch": epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"], "training_loss": total / steps,
-                        "validation_loss": loss, "validation_accuracy": accuracy, "images_per_second": speed})
+                        "validation_loss": loss, "validation_accuracy": accuracy, "images_per_second": speed,
+                        "precision": precision})
         plateau.epoch_ended(loss)
         save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("best", best)
                         | prefixed("momentum", momentum(optimizer, network)),

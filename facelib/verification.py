@@ -33,6 +33,8 @@ from sklearn.metrics.pairwise import additive_chi2_kernel
 
 POSES = ("frontal", "three-quarter", "profile")
 BLOCK = 2**22  # scores held at a time
+PAIRS = 2**15  # pairs of subjects whose scores are counted at a time
+UNKNOWN = (np.nan, np.nan)  # interval
 FINE = 256  # genuine scores at which a resample's error rates are counted
 
 # ------------------------------------------------------------------------------------------ error rates of given scores
@@ -81,7 +83,8 @@ def operating_point(genuine: np.ndarray, impostor: np.ndarray, far: float) -> Op
     highest_rejected = np.partition(impostor, n - 1 - allowed)[n - 1 - allowed]
     accepted, matched = impostor > highest_rejected, genuine > highest_rejected
     threshold = min(np.min(impostor, where=accepted, initial=np.inf), np.min(genuine, where=matched, initial=np.inf))
-    return OperatingPoint(float(threshold), np.count_nonzero(accepted) / n, 1 - np.count_nonzero(matched) / genuine.size)
+    missed = genuine.size - np.count_nonzero(matched)
+    return OperatingPoint(float(threshold), np.count_nonzero(accepted) / n, missed / genuine.size)
 
 
 def det_curve(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,30 +168,27 @@ def _with_ends(far: np.ndarray, frr: np.ndarray, thresholds: np.ndarray):
             np.pad(thresholds, 1, constant_values=(-np.inf, np.inf)))
 
 
+def _metric(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
+    return _equal_error(far, frr) if metric == "eer" else _frr_at(far, frr, _target(metric))
+
+
 def _equal_error(far: np.ndarray, frr: np.ndarray) -> np.ndarray:
     """Where curves, (..., thresholds), cross FAR = FRR; linear between thresholds."""
-    high = _crossing("eer", far, frr)[..., None]
+    high = np.argmax(frr >= far, axis=-1)[..., None]
     far_low, far_high = (np.take_along_axis(far, i, -1)[..., 0] for i in (high - 1, high))
     frr_low, frr_high = (np.take_along_axis(frr, i, -1)[..., 0] for i in (high - 1, high))
     share = (far_low - frr_low) / (far_low - frr_low + frr_high - far_high)
     return frr_low + share * (frr_high - frr_low)
 
 
-def _crossing(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
-    """The first threshold (its position on the last axis, never 0) at or beyond the metric's operating point."""
-    if metric == "eer":
-        return np.argmax(frr >= far, axis=-1)
-    return np.maximum(np.argmax(far <= _target(metric), axis=-1), 1)
-
-
-def _metric(metric: str, far: np.ndarray, frr: np.ndarray) -> np.ndarray:
-    return _equal_error(far, frr) if metric == "eer" else _frr_at(far, frr, _target(metric))
-
-
 def _frr_at(far: np.ndarray, frr: np.ndarray, target: float) -> np.ndarray:
     """FRR of curves, (..., thresholds), at the lowest threshold whose FAR is not above the target."""
-    reached = np.argmax(far <= target, axis=-1)
-    return np.take_along_axis(frr, reached[..., None], -1)[..., 0]
+    return np.take_along_axis(frr, _reached(far, target)[..., None], -1)[..., 0]
+
+
+def _reached(far: np.ndarray, target: float) -> np.ndarray:
+    """The position of that threshold."""
+    return np.argmax(far <= target, axis=-1)
 
 
 def _target(metric: str) -> float:
@@ -358,9 +358,9 @@ def _check_comparable(protocol: Protocol) -> None:
     people = len(set(first) | set(second))
     genuine = len(set(first) & set(second)) if protocol.second is not None else len(first) - len(set(first))
     if people < 2 or not genuine:
-        raise ValueError(f"{protocol.pair}, template size {protocol.template_size}: {people} subjects and "
-                         f"{genuine or 'no'} genuine comparisons; expected at least 2 subjects and a subject with two "
-                         "templates to compare. Add images or leave this pose out")
+        raise ValueError(f"{protocol.pair}, template size {protocol.template_size}: found {people} subjects and "
+                         f"{'some' if genuine else 'no'} genuine comparisons; expected 2 subjects or more, and one of them "
+                         "with two templates to compare. Add images or leave this pose out")
 
 # --------------------------------------------------------------------------------------------------- scores of protocols
 
@@ -384,8 +384,8 @@ class Comparisons:
     impostors: Callable[[], Iterator[Impostors]]
 
 
-def scores(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
-           similarity: str | Callable = "cosine") -> tuple[np.ndarray, np.ndarray]:
+def protocol_scores(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
+                    similarity: str | Callable = "cosine") -> tuple[np.ndarray, np.ndarray]:
     """All genuine and all impostor scores of a protocol; see `evaluate` for the arguments."""
     found = _comparisons(protocol, descriptors, similarity)
     return found.genuine, np.concatenate([block.scores for block in found.impostors()])
@@ -402,8 +402,8 @@ def protocol_det(protocol: Protocol | PairProtocol, descriptors: np.ndarray, sim
 
 def _comparisons(protocol: Protocol | PairProtocol, descriptors: np.ndarray, similarity: str | Callable) -> Comparisons:
     descriptors = np.asarray(descriptors)
-    if descriptors.dtype.kind != "f":
-        descriptors = descriptors.astype(np.float32)
+    if descriptors.dtype != np.float64:
+        descriptors = descriptors.astype(np.float32, copy=False)
     if descriptors.ndim != 2:
         raise ValueError(f"descriptors: expected shape (images, dimensions), found {descriptors.shape}")
     bad = ~np.isfinite(descriptors).all(axis=1)
@@ -445,7 +445,7 @@ def _crossed(protocol: Protocol, templates: np.ndarray, compare_rows: Callable) 
         genuine_subject.append(np.full(genuine[-1].size, subject))
 
     def impostors() -> Iterator[Impostors]:
-        step = max(1, BLOCK // len(columns))
+        step = max(1, min(BLOCK // len(columns), PAIRS // subjects))
         for start in range(0, len(rows), step):
             left = row_codes[start:start + step]
             skip = start if once else 0
@@ -569,7 +569,7 @@ def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similari
     values = {metric: float(_metric(metric, far, frr)) for metric in rates}
     folds = np.empty(0)
     if "accuracy" in metrics:
-        folds = _fold_accuracies(protocol, *scores(protocol, descriptors, similarity))
+        folds = _fold_accuracies(protocol, found)
         values["accuracy"] = folds.mean()
     return _Measured(values, (far, frr), _resampled(found, rates, resamples, seed), folds,
                      np.unique(found.genuine_subject).size, found.genuine.size, counted)
@@ -586,16 +586,19 @@ def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed:
     distinct = np.unique(found.genuine)
     far, frr, thresholds = _rates(found, weights, _spread(distinct, FINE // 4))
     possible = ~np.isnan(far + frr).any(axis=1)  # of very few subjects, a resample may lack a kind of comparison
+    if possible.sum() < 2:
+        return {}
     far, frr, weights = far[possible], frr[possible], weights[possible]
     ranges, chosen = {}, []
     for metric in metrics:
-        crossing = _crossing(metric, far, frr)
-        low, high = crossing.min() - 1, crossing.max()
-        # The interval of the EER looks at operating points beside it, as far away as the interval reaches.
-        margin = high - low if metric == "eer" else 0
-        low, high = thresholds[max(low - margin, 0)], thresholds[min(high + margin, thresholds.size - 1)]
+        targets = [_target(metric)] * 2
+        if metric == "eer":  # whose interval looks at FARs beside it, as far away as it can reach
+            found_eer, people = _equal_error(far, frr), np.unique(found.genuine_subject).size
+            targets = [_wilson(found_eer.min(), people, 0.999)[0], _wilson(found_eer.max(), people, 0.999)[1]]
+        low = thresholds[max(_reached(far, targets[1]).min() - 1, 0)]
+        low, high = np.nextafter(low, thresholds[0]), thresholds[_reached(far, targets[0]).max()]
         ranges[metric] = low, high
-        chosen.append(_spread(distinct[(distinct >= low) & (distinct <= high)], FINE // len(metrics)))
+        chosen.append(_spread(distinct[(distinct >= low) & (distinct <= high)], max(FINE // len(metrics), 2)))
     far, frr, thresholds = _rates(found, weights, np.unique(np.concatenate(chosen)))
     inside = {metric: (thresholds >= low) & (thresholds <= high) for metric, (low, high) in ranges.items()}
     return {metric: (far[:, columns], frr[:, columns]) for metric, columns in inside.items()}
@@ -622,17 +625,15 @@ def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray) -> tuple
     impostor = np.zeros((len(weights), bins))
     for block in found.impostors():
         histogram = histograms(block.scores, block.pair, block.first.size)
-        for start in range(0, block.first.size, 4096):
-            part = slice(start, start + 4096)
+        compared = np.flatnonzero(histogram.any(axis=1))
+        for start in range(0, compared.size, 4096):
+            part = compared[start:start + 4096]
             impostor += (weights[:, block.first[part]] * weights[:, block.second[part]]) @ histogram[part]
     genuine_total, impostor_total = (histogram.sum(axis=1, keepdims=True) for histogram in (genuine, impostor))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has no comparison of a kind
         frr = genuine.cumsum(axis=1)[:, :-1] / genuine_total
         far = (impostor_total - impostor.cumsum(axis=1)[:, :-1]) / impostor_total
     return _with_ends(far, frr, thresholds)
-
-
-UNKNOWN = (np.nan, np.nan)
 
 
 def _interval(found: _Measured, metric: str, confidence: float) -> tuple[float, float]:
@@ -642,16 +643,17 @@ def _interval(found: _Measured, metric: str, confidence: float) -> tuple[float, 
         return UNKNOWN
     value, curves = found.values[metric], found.resampled[metric]
     if metric != "eer":
-        return _wilson(value, _metric(metric, *curves), found.people, confidence)
+        return _wilson(value, _trials(value, _metric(metric, *curves), found.people), confidence)
     least = max(found.people, _trials(_frr_at(*found.curve, value), _frr_at(*curves, value), found.people))
 
     def plausible(rate: float) -> bool:
-        low, high = _wilson(_frr_at(*found.curve, rate), _frr_at(*curves, rate), least, confidence)
+        frr = _frr_at(*found.curve, rate)
+        low, high = _wilson(frr, _trials(frr, _frr_at(*curves, rate), least), confidence)
         return low <= rate <= high
 
-    # Between these rates every resample has its FRR within the range counted.
+    # Beyond these rates some resample would have its operating point outside the thresholds counted.
     smallest, largest = curves[0][:, -1].max(), curves[0][:, 0].min()
-    return _last(plausible, value, smallest), _last(plausible, value, largest)
+    return _last(plausible, value, min(smallest, value)), _last(plausible, value, max(largest, value))
 
 
 def _trials(rate: float, resampled: np.ndarray, without_errors: float) -> float:
@@ -660,9 +662,9 @@ def _trials(rate: float, resampled: np.ndarray, without_errors: float) -> float:
     return rate * (1 - rate) / variance if variance > 0 and 0 < rate < 1 else without_errors
 
 
-def _wilson(rate: float, resampled: np.ndarray, without_errors: float, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a rate for the trials that its resamples are worth."""
-    z, trials = stats.norm.ppf((1 + confidence) / 2), _trials(rate, resampled, without_errors)
+def _wilson(rate: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a rate in so many independent trials."""
+    z = stats.norm.ppf((1 + confidence) / 2)
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
     return max(centre - half, 0.0), min(centre + half, 1.0)
@@ -676,10 +678,11 @@ def _last(plausible: Callable[[float], bool], inside: float, outside: float) -> 
     return inside
 
 
-def _fold_accuracies(protocol: PairProtocol, genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
+def _fold_accuracies(protocol: PairProtocol, found: Comparisons) -> np.ndarray:
     """Share of right decisions in each fold, at the threshold that is best in the other folds."""
     if not isinstance(protocol, PairProtocol):
         raise ValueError(f"metric accuracy: expected listed pairs in folds (pair_folds), found protocol {protocol.name!r}")
+    genuine, [(impostor, *_)] = found.genuine, found.impostors()
     genuine_fold, impostor_fold = protocol.fold[protocol.same], protocol.fold[~protocol.same]
     accuracies = []
     for fold in np.unique(protocol.fold):

@@ -30,7 +30,7 @@ def blobs_folder(tmp_path_factory) -> Path:
             for number in range(6):
                 folder = root / f"s{subject}" / pose
                 folder.mkdir(parents=True, exist_ok=True)
-                pixels = colour + random.normal(0, 25, (44, 40, 3))
+                pixels = colour + random.normal(0, 25, (44, 40, 3)) + random.normal(0, 30, 3)
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
     return root
 

@@ -12,6 +12,7 @@ import torch_pruning
 import torchvision.models
 from test_channels import images, lively, masked, relative_difference, some_groups
 from torch import nn
+from torchvision.models.squeezenet import Fire
 
 from facelib.channels import ChannelGraph
 from facelib.networks import build
@@ -56,6 +57,22 @@ class MobileFaceNet(nn.Module):
             return x + self.body(x) if self.residual else self.body(x)
 
 
+def squeezefaceposenet():
+    """Alonso-Fernandez et al. 2020 (arXiv 2007.08566) as released, without the weights: SqueezeNet whose 3x3
+    convolutions are depthwise with four filters for each channel; descriptors of 1000, no classifier."""
+
+    def fire(inputs, squeezed, expanded):
+        module = Fire(inputs, squeezed, expanded, expanded)
+        module.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1, groups=squeezed)
+        return module
+
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), fire(64, 16, 64), fire(128, 16, 64),
+        fire(128, 32, 128), nn.MaxPool2d(3, 2), fire(256, 32, 128), fire(256, 48, 192), fire(384, 48, 192),
+        fire(384, 64, 256), nn.MaxPool2d(3, 2), fire(512, 64, 256), nn.Dropout(), nn.Conv2d(512, 1000, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def from_torchvision(name, **options):
     return partial(torchvision.models.get_model, name, weights=None, **options)
 
@@ -77,6 +94,7 @@ ARCHITECTURES = {
     "mnasnet1_0": (from_torchvision("mnasnet1_0"), 64),
     "regnet_y_400mf": (from_torchvision("regnet_y_400mf"), 64),
     "mobilefacenet": (partial(MobileFaceNet, size=64), 64),
+    "squeezefaceposenet": (squeezefaceposenet, 65),
 }
 
 
@@ -105,7 +123,8 @@ def test_removal_equals_masking_and_training_goes_on(name):
         assert parameter.grad.shape == parameter.shape and parameter.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "regnet_y_400mf"])
+# torch-pruning's dependencies take no grouped convolution, nor a depthwise one with a channel multiplier
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in ("regnet_y_400mf", "squeezefaceposenet")])
 def test_channels_left_are_those_of_torch_pruning(name):
     network, batch = made(name)
     oracle = copy.deepcopy(network)
@@ -129,9 +148,15 @@ def test_channels_left_are_those_of_torch_pruning(name):
 
 
 def test_mobilefacenet_is_the_papers():
-    parameters = sum(p.numel() for p in MobileFaceNet().parameters())
+    network = MobileFaceNet()
+    filters = sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    parameters = sum(p.numel() for p in network.parameters()) - filters  # BN folded into one bias for each filter
     assert round(parameters / 1e6, 2) == 0.99  # "0.99M parameters"
     assert MobileFaceNet().eval()(torch.zeros(1, 3, 112, 112)).shape == (1, 128)
+
+
+def test_squeezefaceposenet_is_the_authors():
+    assert sum(p.numel() for p in squeezefaceposenet().parameters()) == 694_056
 
 
 def test_a_regnet_group_leaves_whole():

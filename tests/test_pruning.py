@@ -53,6 +53,7 @@ def test_every_step_removes_what_was_asked(never_killed):
     assert curve["filters_removed_pct"].max() == pytest.approx(100 * 789 / 3944)
     assert layers.groupby("step")["out_channels"].sum().to_dict() == {0: 3944, 2: 3550, 4: 3155}
     assert (layers["out_channels"] >= 1).all()
+    assert curve.loc[curve["metric"] == "eer", "value"].between(0.01, 0.6).any()  # or equal tables would say little
     assert curve["parameters"].iloc[0] == 1_239_440  # 1,235,496 of PAPERS: a bias per filter gives way to gamma and beta
 
 
@@ -170,13 +171,22 @@ def test_kept_descriptor_loses_nothing():
     assert graph.layers.loc["features.conv10.conv", "out_channels"] == 1000
 
 
-def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_killed, blobs, tmp_path):
+def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_killed, blobs, monkeypatch):
     folder = never_killed[1]
     learning, test = split_subjects(blobs, 0.25)
     learning, validation = hold_out_images(learning, 0.1, 0)
     protocols = verification.pose_pairs(test.subjects, test.poses, 2)
+    started = []
+
+    def recorded(tuned, *arguments):
+        started.append({name: tensor.clone() for name, tensor in tuned.state_dict().items()})
+        return training.train(tuned, *arguments)
+
+    monkeypatch.setattr(pruning, "train", recorded)
     found = pruning.fine_tune(folder, [0.2], learning, validation, SCHEDULE, RECIPE,
                               lambda tuned: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
+    expected = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
+    assert len(started) == 1 and all(torch.equal(started[0][name], tensor) for name, tensor in expected.items())
     assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["filters"]) == {3155}
     assert found.layers["out_channels"].sum() == 3155
     with pytest.raises(ValueError, match="15%.*every 10%"):

@@ -56,7 +56,8 @@ def insightface_set(labels: list[float]) -> dict[int, bytes]:
     images = {key: packed([label], picture(10 * key)) for key, label in enumerate(labels, 1)}
     end = len(labels) + 1
     people = sorted(set(labels))
-    headers = {end + n: packed([1 + labels.index(who), 1 + labels.index(who) + labels.count(who)], b"") for n, who in enumerate(people)}
+    firsts = [1 + labels.index(who) for who in people]
+    headers = {end + n: packed([firsts[n], firsts[n] + labels.count(who)], b"") for n, who in enumerate(people)}
     return {0: packed([end, end + len(people)], b"")} | images | headers
 
 
@@ -88,17 +89,20 @@ def test_records_in_parts(tmp_path, several):
     start = picture(0)
     pad = b"x" * (-(len(start) + 24 + 4 * several) % 4)
     contents = {1: packed([0], start), 2: packed([1], picture(80, pad + MAGIC), several),
-                3: packed([1], picture(90, pad + MAGIC * 2 + b"data" + MAGIC + b"a"), several), 4: packed([2], picture(100))}
+                3: packed([1], picture(90, pad + MAGIC * 2 + b"data" + MAGIC + b"a"), several),
+                4: packed([2], picture(100))}
     faces = load("recordio", write(tmp_path, contents))
     flags = {word >> 29 for at in range(0, (tmp_path / "train.rec").stat().st_size, 4)
-             for magic, word in [struct.unpack_from("<II", (tmp_path / "train.rec").read_bytes() + b"\0" * 4, at)] if magic == 0xCED7230A}
+             for magic, word in [struct.unpack_from("<II", (tmp_path / "train.rec").read_bytes() + b"\0" * 4, at)]
+             if magic == 0xCED7230A}
     assert flags == {0, 1, 2, 3}
     assert list(faces.subjects) == ["0000000", "0000001", "0000001", "0000002"]
     assert shades(faces) == [0, 80, 90, 100]
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"abcd", b"xyz"]), max_size=8).map(b"".join), min_size=1))
+@given(st.lists(st.lists(st.sampled_from([MAGIC, MAGIC[:2], b"\0", b"abcd", b"xyz"]), max_size=8).map(b"".join),
+                min_size=1))
 def test_records_come_back_as_they_were(contents):
     data = b"".join(map(record, contents))
     at = 0
@@ -120,16 +124,18 @@ def replaced(folder: Path, name: str, change) -> None:
 
 
 @pytest.mark.parametrize("name, change, found", [
-    ("train.idx", lambda idx: b"", "empty"), ("train.idx", lambda idx: idx + b"1\t0\n", "line 9 does not"),
-    ("train.idx", lambda idx: idx.replace(b"\t0\n", b"\t-4\n"), "line 1 does not"), ("train.idx", lambda idx: b"\xff\xfe" + idx, "key, tab"),
+    ("train.idx", lambda idx: b"", "empty"), ("train.idx", lambda idx: idx + b"1\t0\n", "line 9 is otherwise"),
+    ("train.idx", lambda idx: idx.replace(b"\t0\n", b"\t-4\n"), "line 1 is otherwise"),
+    ("train.idx", lambda idx: b"\xff\xfe" + idx, "key, tab"), ("train.idx", lambda idx: b"a,b\n1,2\n", "key, tab"),
     ("train.idx", lambda idx: idx.replace(b"\t0\n", b"\t99999999999999999999999\n"), "key, tab"),
-    ("train.idx", lambda idx: b"a,b\n1,2\n", "key, tab"), ("train.idx", lambda idx: b"".join(b"%d\t%d\n" % (n, 4 + 8 * n) for n in range(1, 4)), "no record"),
+    ("train.idx", lambda idx: b"1\t12\n2\t20\n3\t28\n", "no record"),
     ("train.rec", lambda rec: rec[:-50], "cut short|ends with the file"), ("train.rec", lambda rec: b"", "cut short"),
     ("train.rec", lambda rec: rec[:40] + b"\0" + rec[41:], "no record of a RecordIO file at byte 40"),
     ("train.rec", lambda rec: rec[:47] + bytes([rec[47] | 0x40]) + rec[48:], "no record"),  # the flag of a middle part
     ("train.rec", lambda rec: rec[:47] + bytes([rec[47] | 0x20]) + rec[48:], "no next part"),  # of a first part
     ("train.rec", lambda rec: rec[:32] + struct.pack("<f", np.nan) + rec[36:], "record 0 has no image"),
-    ("train.rec", lambda rec: rec[:52] + struct.pack("<f", 0.5) + rec[56:], "1 records have no subject's number .* 0.5"),
+    ("train.rec", lambda rec: rec[:52] + struct.pack("<f", 0.5) + rec[56:],
+     "1 records have no subject's number .* 0.5"),
     ("train.rec", lambda rec: rec[:52] + struct.pack("<f", -1) + rec[56:], "no subject's number"),
     ("train.rec", lambda rec: rec[:48] + struct.pack("<I", 2**31) + rec[52:], "2147483648 labels"),
     ("property", lambda text: b"1,112,112", "at least 2 classes"), ("property", lambda text: b"nonsense", "nonsense")])
@@ -162,7 +168,8 @@ def test_an_image_that_went_bad_is_named(tmp_path):
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 2**20), min_size=1, max_size=6))
 def test_any_labels(tmp_path_factory, labels):
-    faces = load("recordio", write(tmp_path_factory.mktemp("records"), {n: packed([label], b"") for n, label in enumerate(labels, 1)}))
+    faces = load("recordio", write(tmp_path_factory.mktemp("records"),
+                                   {n: packed([label], b"") for n, label in enumerate(labels, 1)}))
     assert [int(name) for name in faces.subjects] == labels
 
 

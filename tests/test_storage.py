@@ -30,7 +30,7 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path):
 def test_full_disk_while_saving_loses_nothing(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, {"a": torch.zeros(2)}, {})
-    monkeypatch.setattr("facelib.storage.save_file", lambda *_: open("/dev/full", "wb", buffering=0).write(b"x"))
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: open("/dev/full", "wb", buffering=0).write(b"x"))
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(path, {"a": torch.ones(2)}, {})
     assert torch.equal(load_checkpoint(path)[0]["a"], torch.zeros(2))

@@ -18,7 +18,7 @@ from scipy import ndimage
 from facelib.faces import synthetic
 from facelib.faces.synthetic import EXPRESSION, SHAPE, YAW, Subject, View, render, write
 
-SMALL = {"images_per_pose": 1, "size": 48, "progress": False}
+SMALL = {"images_per_pose": 1, "size": 48}
 
 
 def average_subject(**changes) -> Subject:

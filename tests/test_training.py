@@ -32,7 +32,7 @@ def trained(sets, tmp_path_factory):
 def test_training_learns_the_blobs(trained):
     history = trained[1]
     assert list(history["epoch"]) == [1, 2, 3, 4]
-    assert history["training_loss"].iloc[-1] < 0.7 * np.log(8)  # chance is log 8
+    assert history["training_loss"].iloc[-1] < 0.8 * np.log(8)  # chance is log 8
 
 
 def test_the_best_epoch_is_what_is_left(trained, sets):

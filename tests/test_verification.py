@@ -1,5 +1,8 @@
 """Error rates against hand counts, scikit-learn and brute force; protocols by counting; intervals by simulation."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,7 @@ from sklearn import metrics as sk
 from facelib import verification
 from facelib.verification import (
     all_against_all, auc, chi_square, compare, cosine, det_curve, equal_error_rate, evaluate, frr_at_far, operating_point,
-    pair_folds, pose_pairs, protocol_det, score_histogram, scores,
+    pair_folds, pose_pairs, protocol_det, protocol_scores, score_histogram,
 )
 
 settings.register_profile("verification", deadline=None)  # time depends on the machine's load
@@ -186,7 +189,7 @@ def test_det_curve_is_scikit_learns_where_that_has_points():
     label = np.repeat([1, 0], [genuine.size, impostor.size])
     sk_far, sk_frr, sk_thresholds = sk.det_curve(label, np.concatenate([genuine, impostor]))
     found = {t: (a, b) for a, b, t in zip(*det_curve(genuine, impostor), strict=True)}
-    assert len(sk_thresholds) > 50
+    assert len(sk_thresholds) > 40
     for a, b, t in zip(sk_far, sk_frr, sk_thresholds, strict=True):
         assert found[t] == pytest.approx((a, b), abs=1e-12)
 
@@ -224,3 +227,379 @@ def test_blocks_do_not_change_the_result(monkeypatch):
     whole = equal_error_rate(genuine, impostor), auc(genuine, impostor)
     monkeypatch.setattr(verification, "BLOCK", 7)
     assert (equal_error_rate(genuine, impostor), auc(genuine, impostor)) == whole
+
+
+# ------------------------------------------------------------------------------------------------- similarities
+
+
+def test_cosine_by_hand():
+    np.testing.assert_allclose(cosine(np.array([[3.0, 4.0]]), np.array([[30.0, 40.0], [4.0, -3.0], [1.0, 0.0]])),
+                               [[1, 0, 0.6]], atol=1e-15)
+
+
+def test_chi_square_by_hand():
+    # Shares (1/4, 3/4) with (3/4, 1/4): (1/2)^2 / 1 twice; with itself, scaled: 0; with (0, 1): 1/4 + (1/16) / (7/4) = 2/7.
+    found = chi_square(np.array([[1.0, 3.0], [2.0, 0.0]]), np.array([[6.0, 2.0], [10.0, 30.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(found[0], [-1 / 2, 0, -2 / 7], atol=1e-12)
+    # (1, 0) with (3/4, 1/4): (1/16) / (7/4) + 1/4 = 2/7; with (1/4, 3/4): (9/16) / (5/4) + 3/4 = 6/5; nothing shared: 2.
+    np.testing.assert_allclose(found[1], [-2 / 7, -6 / 5, -2], atol=1e-12)
+
+
+def test_descriptors_that_are_similar_to_nothing_are_refused():
+    with pytest.raises(ValueError, match="descriptor 1 is all zeros"):
+        cosine(np.ones((1, 2)), np.array([[1.0, 1.0], [0.0, 0.0]]))
+
+
+# ---------------------------------------------------------------------------------------------------- protocols
+
+
+def faces_of(people: int, **images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Subjects and poses of `people` with so many images of each pose each, as a FaceSet gives them."""
+    poses = np.repeat(list(images), list(images.values()))
+    return np.repeat([f"s{k:03d}" for k in range(people)], poses.size), np.tile(poses, people).astype(object)
+
+
+def test_the_papers_numbers_of_comparisons():
+    subjects, poses = faces_of(368, frontal=10, **{"three-quarter": 10}, profile=10)
+    protocols = pose_pairs(subjects, poses, 5)
+    assert [protocol.pair for protocol in protocols] == [
+        "frontal-frontal", "frontal-three-quarter", "frontal-profile", "three-quarter-three-quarter",
+        "three-quarter-profile", "profile-profile"]
+    descriptors = np.random.default_rng(0).normal(size=(11_040, 2))
+    for protocol in protocols:
+        genuine, impostor = protocol_scores(protocol, descriptors)
+        if protocol.second is None:  # 2 templates each: 368 pairs, and of all 736 * 735 / 2 pairs the others
+            assert (genuine.size, impostor.size) == (368, 736 * 735 // 2 - 368)
+        else:
+            assert (genuine.size, impostor.size) == (1472, 736 * 736 - 1472)
+
+
+def test_cfp_templates():
+    subjects, poses = faces_of(2, frontal=10, profile=4)
+    same, cross, profile = pose_pairs(subjects, poses, 5)
+    assert [same.templates[k].tolist() for k in same.first] == [
+        [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [14, 15, 16, 17, 18], [19, 20, 21, 22, 23]]
+    assert [profile.templates[k].tolist() for k in profile.first] == [[10, 11], [12, 13], [24, 25], [26, 27]]
+    assert (cross.first.tolist(), cross.second.tolist()) == (same.first.tolist(), profile.first.tolist())
+    assert same.subjects[same.first].tolist() == ["s000", "s000", "s001", "s001"]
+    assert same.second is None and profile.second is None
+
+
+def test_single_images():
+    subjects, poses = faces_of(3, frontal=3, profile=2)
+    subjects, poses = subjects[:-2], poses[:-2]  # the third subject has no profile
+    descriptors = np.random.default_rng(0).normal(size=(13, 4))
+    same, cross, profile = (tuple(map(len, protocol_scores(protocol, descriptors))) for protocol in pose_pairs(subjects, poses, 1))
+    assert same == (9, 27)  # 3 pairs of each of 3 subjects; 3 x 3 of each of 3 pairs of subjects
+    assert cross == (12, 24)  # 9 frontal x 4 profile images, of one subject 3 x 2 twice
+    assert profile == (2, 4)
+
+
+def test_poses_that_are_not_known_are_one_pose():
+    [protocol] = pose_pairs(["a", "a", "b"], [None] * 3, 1)
+    assert protocol.pair == "any-any"
+    assert [len(side) for side in protocol_scores(protocol, np.ones((3, 2)))] == [1, 2]
+    assert [len(side) for side in protocol_scores(all_against_all(["a", "a", "b"]), np.ones((3, 2)))] == [1, 2]
+
+
+def test_other_poses_come_last_in_the_alphabets_order():
+    subjects, poses = faces_of(2, up=2, profile=2, down=2, frontal=2)
+    assert [protocol.pair for protocol in pose_pairs(subjects, poses, 1)] == [
+        "frontal-frontal", "frontal-profile", "frontal-down", "frontal-up", "profile-profile", "profile-down", "profile-up",
+        "down-down", "down-up", "up-up"]
+
+
+@pytest.mark.parametrize("subjects, poses, size, message", [
+    (["a", "a"], ["frontal"] * 2, 1, "frontal-frontal, template size 1: found 1 subjects"),
+    (["a", "b"], ["frontal"] * 2, 1, "found 2 subjects and no genuine comparisons"),
+    (["a", "a", "b", "b", "a"], ["frontal"] * 4 + ["profile"], 1, "profile-profile"),
+    (["a", "a", "b", "b"], ["frontal"] * 4, 2, None),
+    (["a", "a"], ["frontal", None], 1, "1 of 2 images have no pose"),
+    (["a", "a"], ["frontal"], 1, "1 poses for 2 images"),
+    (["a", "a"], ["frontal"] * 2, 0, "template_size=0"),
+])
+def test_faces_that_make_no_protocol_are_refused(subjects, poses, size, message):
+    if message is None:  # two images make two templates of one
+        assert len(pose_pairs(subjects, poses, size)) == 1
+        return
+    with pytest.raises(ValueError, match=message):
+        pose_pairs(subjects, poses, size)
+
+
+# --------------------------------------------------------------------------------------------------- evaluation
+
+
+def nearness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Similarity of descriptors of one number, so that scores can be written down."""
+    return -np.abs(a - b.T)
+
+
+def evaluated_by_hand(**options) -> pd.DataFrame:
+    # Subject a at 0 and 40, b at 50 and 62: genuine -40, -12; impostor -50, -62, -10, -22.
+    return evaluate(all_against_all(["a", "a", "b", "b"]), np.array([[0.0], [40.0], [50.0], [62.0]]),
+                    ("eer", "frr_at_far_0.25", "frr_at_far_0.001"), similarity=nearness, **options)
+
+
+def test_evaluate_by_hand():
+    found = evaluated_by_hand()
+    # At -22: impostors -10, -22 of 4 accepted, genuine -40 of 2 rejected: both 1/2.
+    # FAR 1/4 accepts -10, just above -22, and rejects -40. FAR 0 rejects -12 too.
+    assert found["value"].tolist() == [0.5, 0.5, 1.0]
+    assert found.columns.tolist() == ["protocol", "pair", "template_size", "metric", "value", "ci_low", "ci_high",
+                                      "genuine", "impostor"]
+    assert found["metric"].tolist() == ["eer", "frr_at_far_0.25", "frr_at_far_0.001"]
+    assert set(found["genuine"]) == {2} and set(found["impostor"]) == {4}
+    assert (found["ci_low"] <= found["value"]).all() and (found["value"] <= found["ci_high"]).all()
+    assert evaluated_by_hand(resamples=0)[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def made_faces(people: int = 12, seed: int = 0, noise: float = 0.8, **images: int):
+    """Subjects, poses and descriptors (images, 16) that hold their subject, and for each image something else."""
+    subjects, poses = faces_of(people, **(images or {"frontal": 4, "profile": 3}))
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(people, 16))
+    return subjects, poses, (np.repeat(centres, len(subjects) // people, axis=0)
+                             + noise * random.normal(size=(len(subjects), 16)))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "chi_square"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_evaluate_equals_comparing_templates_one_by_one(size, similarity):
+    subjects, poses, descriptors = made_faces(5)
+    descriptors = np.abs(descriptors)
+    measure = {"cosine": cosine, "chi_square": chi_square}[similarity]
+    for protocol in pose_pairs(subjects, poses, size):
+        means = [descriptors[images].mean(axis=0, keepdims=True) for images in protocol.templates]
+        pairs = [(a, b) for a in protocol.first for b in (protocol.first if protocol.second is None else protocol.second)
+                 if protocol.second is not None or a < b]
+        values = np.array([measure(means[a], means[b])[0, 0] for a, b in pairs])
+        same = np.array([protocol.subjects[a] == protocol.subjects[b] for a, b in pairs])
+        found = evaluate(protocol, descriptors, ("eer", "frr_at_far_0.05"), 20, similarity=similarity)
+        assert found["value"].tolist() == pytest.approx(
+            [brute_equal_error(values[same], values[~same]), brute_frr_at_far(values[same], values[~same], 0.05)[1]], abs=1e-12)
+        assert (found["genuine"] == same.sum()).all() and (found["impostor"] == (~same).sum()).all()
+
+
+def test_the_order_of_images_and_the_names_of_subjects_do_not_matter():
+    subjects, poses, descriptors = made_faces()
+    shuffled = np.random.default_rng(5).permutation(len(subjects))
+    renamed = np.array([name[::-1] for name in subjects])  # s001 becomes 100s: another order
+    for kept, mixed, named in zip(pose_pairs(subjects, poses, 1), pose_pairs(subjects[shuffled], poses[shuffled], 1),
+                                  pose_pairs(renamed, poses, 1), strict=True):
+        found = evaluate(kept, descriptors, resamples=50)
+        pd.testing.assert_frame_equal(evaluate(mixed, descriptors[shuffled], resamples=50), found)
+        pd.testing.assert_series_equal(evaluate(named, descriptors, resamples=50)["value"], found["value"])
+
+
+@pytest.mark.parametrize("descriptors, message", [
+    (np.ones(4), "expected shape"),
+    (np.ones((3, 2)), "for [49] images or more, found 3"),
+    (np.array([[1.0], [2.0], [np.nan], [np.inf]]), "2 of 4 descriptors hold NaN or infinity, first that of image 2"),
+])
+def test_descriptors_that_cannot_be_compared_are_refused(descriptors, message):
+    for protocol in (all_against_all(["a", "a", "b", "b"]), PAIRS):
+        with pytest.raises(ValueError, match=message):
+            evaluate(protocol, descriptors)
+
+
+@pytest.mark.parametrize("metric", ["EER", "frr_at_far_", "frr_at_far_10%", "0.1", "accuracy"])
+def test_unknown_metrics_and_similarities_are_refused(metric):
+    protocol = all_against_all(["a", "a", "b", "b"])
+    with pytest.raises(ValueError, match="metric"):
+        evaluate(protocol, np.eye(4), [metric])
+    with pytest.raises(ValueError, match="similarity: expected cosine or chi_square"):
+        evaluate(protocol, np.eye(4), similarity=metric)
+
+
+def test_the_curve_of_a_protocol_has_the_error_rates_of_its_scores():
+    subjects, _, descriptors = made_faces()
+    protocol = all_against_all(subjects)
+    far, frr, thresholds = protocol_det(protocol, descriptors)
+    genuine, impostor = protocol_scores(protocol, descriptors)
+    np.testing.assert_allclose(far[1:-1], [np.mean(impostor >= t) for t in thresholds[1:-1]], atol=1e-12)
+    np.testing.assert_allclose(frr[1:-1], [np.mean(genuine < t) for t in thresholds[1:-1]], atol=1e-12)
+    every_far, every_frr, _ = det_curve(genuine, impostor)
+    corner = every_frr - every_far
+    np.testing.assert_allclose(np.interp(corner, frr - far, frr), every_frr, atol=1e-12)  # the same line
+
+
+# -------------------------------------------------------------------------------------------------- pairs in folds
+
+# Two folds; nearness of the positions below: fold 0 genuine -1, -2, impostor -5, -6; fold 1 genuine -3, -4, impostor -3.2, -9.
+POSITIONS = np.array([0, 1, 2, 5, 6, 3, 4, 3.2, 9])[:, None]
+PAIRS = pair_folds(pd.DataFrame({"image_a": 0, "image_b": range(1, 9), "same": [1, 1, 0, 0] * 2, "fold": [0] * 4 + [1] * 4}))
+
+
+def test_fold_accuracy_by_hand():
+    # Fold 0 by fold 1: of -9, -4, -3.2, -3 most are right (3 of 4) at -6.5 and at -3.1; of two the higher, -3.1: all 4 of
+    # fold 0 right. Fold 1 by fold 0: right between -5 and -2, midway -3.5: genuine -4 and impostor -3.2 wrong, 2 of 4.
+    found = evaluate(PAIRS, POSITIONS, ("accuracy", "eer"), similarity=nearness)
+    assert found["value"][0] == 0.75
+    # t of one degree of freedom at 97.5 % is tan(0.475 pi); standard error of the mean of 1 and 1/2 is 1/4.
+    assert found["ci_high"][0] - 0.75 == pytest.approx(np.tan(0.475 * np.pi) / 4)
+    assert found["value"][1] == equal_error_rate([-1, -2, -3, -4], [-5, -6, -3.2, -9])
+    assert found["ci_low"].isna().tolist() == [False, True]  # whose images these are is not known
+    assert (found["genuine"][0], found["impostor"][0]) == (4, 4)
+
+
+def test_accuracy_is_not_measured_on_the_fold_that_chose_the_threshold():
+    # Each fold is separable, by a threshold that is wrong for the other: chance, where one threshold for all gives 3/4.
+    positions = np.array([0, 1, 3, 5, 8])[:, None]
+    pairs = pair_folds(pd.DataFrame({"image_a": 0, "image_b": [1, 2, 3, 4], "same": [1, 0, 1, 0], "fold": [0, 0, 1, 1]}))
+    assert evaluate(pairs, positions, ["accuracy"], similarity=nearness)["value"][0] == 0.5
+
+
+def test_a_pair_protocol_of_all_pairs_equals_all_against_all():
+    subjects, _, descriptors = made_faces(frontal=3)
+    first, second = np.triu_indices(len(subjects), 1)
+    pairs = pd.DataFrame({"image_a": second, "image_b": first, "same": subjects[first] == subjects[second], "fold": first % 5})
+    columns = ["metric", "value", "ci_low", "ci_high", "genuine", "impostor"]
+    pd.testing.assert_frame_equal(evaluate(pair_folds(pairs, subjects), descriptors)[columns],
+                                  evaluate(all_against_all(subjects), descriptors)[columns], check_exact=False, atol=2e-3)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"fold": 0}, "found 1 genuine and 1 impostor pairs in 1 folds"),
+    ({"same": True}, "found 2 genuine and 0 impostor pairs"),
+    ({"same": [False, True]}, "contradicts the subjects in 2 rows, first row 0: a and a with same=False"),
+])
+def test_pairs_that_contradict_themselves_are_refused(change, message):
+    pairs = pd.DataFrame({"image_a": [0, 0], "image_b": [1, 2], "same": [True, False], "fold": [0, 1]})
+    with pytest.raises(ValueError, match=message):
+        pair_folds(pairs.assign(**change), ["a", "a", "b"])
+    with pytest.raises(ValueError, match=r"missing \['fold'\]"):
+        pair_folds(pairs.drop(columns="fold"))
+
+
+# ------------------------------------------------------------------------------------------------------ intervals
+
+
+def some_protocols():
+    subjects, poses, descriptors = made_faces(9, 3)
+    first, second = np.random.default_rng(1).integers(0, len(subjects), (2, 150))
+    pairs = pd.DataFrame({"image_a": first, "image_b": second, "same": subjects[first] == subjects[second], "fold": first % 2})
+    protocols = [*pose_pairs(subjects, poses, 1), *pose_pairs(subjects, poses, 2), pair_folds(pairs, subjects)]
+    return [pytest.param(protocol, descriptors.round(digits), id=f"{protocol.name}-{protocol.pair}-{protocol.template_size}-{digits}")
+            for protocol in protocols for digits in (9, 0)]  # whole numbers make ties
+
+
+@pytest.mark.parametrize("protocol, descriptors", some_protocols())
+def test_a_resample_is_the_protocol_with_subjects_repeated(protocol, descriptors):
+    """A subject drawn w times brings each genuine score w times and meets v copies of another w * v times."""
+    metrics = ("eer", "frr_at_far_0.1")
+    found = verification._comparisons(protocol, descriptors, "cosine")
+    curves = verification._resampled(found, metrics, 30, seed=4)
+    drawn = np.random.default_rng(4).multinomial(9, np.full(9, 1 / 9), 30)
+    blocks = list(found.impostors())
+    impostor = np.concatenate([block.scores for block in blocks])
+    first, second = (np.concatenate([side[block.pair] for side, block in zip(sides, blocks, strict=True)])
+                     for sides in ([block.first for block in blocks], [block.second for block in blocks]))
+    assert (first != second).all()
+    for row, times in enumerate(drawn):
+        sides = (np.repeat(found.genuine, times[found.genuine_subject]), np.repeat(impostor, times[first] * times[second]))
+        expected = equal_error_rate(*sides), frr_at_far(*sides, 0.1)
+        assert tuple(verification._metric(metric, *curves[metric])[row] for metric in metrics) == pytest.approx(expected, abs=1e-12)
+
+
+def test_subjects_of_comparisons_are_right():
+    subjects, poses, descriptors = made_faces(5)
+    codes = np.unique(subjects, return_inverse=True)[1]
+    number = np.arange(len(subjects), dtype=float)[:, None]
+
+    def pair_of_subjects(a, b):  # a score that says who was compared
+        return codes[a[:, 0].astype(int)][:, None] * 10.0 + codes[b[:, 0].astype(int)]
+
+    for protocol in pose_pairs(subjects, poses, 1):
+        found = verification._comparisons(protocol, number, pair_of_subjects)
+        assert (found.genuine == found.genuine_subject * 11).all()
+        for block in found.impostors():
+            assert (block.scores == block.first[block.pair] * 10 + block.second[block.pair]).all()
+
+
+def test_small_blocks_give_the_same_table(monkeypatch):
+    subjects, poses, descriptors = made_faces()
+    descriptors = descriptors.round()  # products of whole numbers do not depend on the order of summation
+    protocols = pose_pairs(subjects, poses, 1)
+
+    def table():
+        return pd.concat([evaluate(protocol, descriptors, resamples=40, similarity=lambda a, b: a @ b.T) for protocol in protocols])
+
+    whole = table()
+    monkeypatch.setattr(verification, "BLOCK", 100)
+    pd.testing.assert_frame_equal(table(), whole)
+
+
+def test_intervals_depend_on_the_seed_alone():
+    subjects, _, descriptors = made_faces()
+    protocol = all_against_all(subjects)
+    one, again, other = (evaluate(protocol, descriptors, resamples=100, seed=seed) for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(one, again)
+    assert (one["value"] == other["value"]).all()
+    assert (one["ci_high"] != other["ci_high"]).any()
+
+
+@settings(max_examples=10)
+@given(st.integers(3, 10), st.integers(0, 1000), st.sampled_from([0.1, 0.6, 2.0]), st.sampled_from([0.5, 0.95]))
+def test_an_interval_holds_its_value(people, seed, noise, confidence):
+    subjects, poses, descriptors = made_faces(people, seed, noise)
+    for protocol in pose_pairs(subjects, poses, 2):
+        found = evaluate(protocol, descriptors, resamples=40, confidence=confidence)
+        assert (0 <= found["ci_low"]).all() and (found["ci_low"] <= found["value"] + 1e-12).all()
+        assert (found["value"] <= found["ci_high"] + 1e-12).all() and (found["ci_high"] <= 1).all()
+
+
+def test_no_errors_are_not_certainty():
+    subjects, _, descriptors = made_faces(20, noise=0.01)
+    found = evaluate(all_against_all(subjects), descriptors)
+    assert (found["value"] == 0).all() and (found["ci_low"] == 0).all()
+    # Wilson's upper limit for no error in 20 trials, one per subject
+    z = stats.norm.ppf(0.975)
+    assert found["ci_high"].tolist() == pytest.approx([z**2 / (20 + z**2)] * 2, abs=1e-5)
+
+
+def test_a_higher_confidence_gives_a_wider_interval():
+    subjects, _, descriptors = made_faces()
+    narrow, wide = (evaluate(all_against_all(subjects), descriptors, resamples=200, confidence=c) for c in (0.8, 0.99))
+    assert (wide["ci_low"] < narrow["ci_low"]).all() and (narrow["ci_high"] < wide["ci_high"]).all()
+
+
+def test_counting_at_chosen_scores_is_near_counting_at_all(monkeypatch):
+    subjects, _, descriptors = made_faces(30, noise=1.5, frontal=8)
+    protocol = all_against_all(subjects)
+    chosen = evaluate(protocol, descriptors, resamples=300)
+    monkeypatch.setattr(verification, "FINE", 10_000)
+    every = evaluate(protocol, descriptors, resamples=300)
+    width = every["ci_high"] - every["ci_low"]
+    assert (abs(chosen["ci_low"] - every["ci_low"]) < 0.02 * width).all()
+    assert (abs(chosen["ci_high"] - every["ci_high"]) < 0.02 * width).all()
+
+
+def test_compare_is_the_difference_on_the_same_subjects():
+    subjects, poses, a = made_faces(30, noise=1.2, frontal=3)
+    b = a + 0.2 * np.random.default_rng(1).normal(size=a.shape)
+    protocol = pose_pairs(subjects, poses, 1)[0]
+    found, alone_a, alone_b = compare(protocol, a, b), evaluate(protocol, a), evaluate(protocol, b)
+    assert found["value_a"].tolist() == alone_a["value"].tolist()
+    assert found["value_b"].tolist() == alone_b["value"].tolist()
+    assert found["value"].tolist() == (alone_a["value"] - alone_b["value"]).tolist()
+    assert (found["ci_low"] <= found["value"]).all() and (found["value"] <= found["ci_high"]).all()
+    # pairing takes out what makes subjects hard for both: far narrower than either alone
+    assert (found["ci_high"] - found["ci_low"] < 0.8 * (alone_a["ci_high"] - alone_a["ci_low"])).all()
+    swapped = compare(protocol, b, a)
+    assert swapped["ci_low"].tolist() == pytest.approx((-found["ci_high"]).tolist())
+    nothing = compare(protocol, a, 2 * a)  # cosine knows no scale
+    assert nothing[["value", "ci_low", "ci_high"]].abs().max(axis=None) < 1e-12
+
+
+def test_compare_accuracies_of_folds():
+    found = compare(PAIRS, POSITIONS, -3 * POSITIONS, ["accuracy", "eer"], similarity=nearness)
+    assert found["value"].tolist() == [0, 0]
+    assert found["ci_high"].isna().tolist() == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [(80, 2, 0.02, 0.01), (80, 2, 0.1, 0.01), (40, 5, 0.1, 0.01)])
+def test_intervals_hold_the_true_rate_as_often_as_they_say(case):
+    coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))["coverage"]
+    found = coverage(*case, repeats=500, resamples=300)
+    assert found["covered"].between(0.92, 0.98).all(), found.to_string()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from facelib.faces.faceset import FaceError, FaceSet, assert_disjoint, hold_out_images, split_subjects, union
 from facelib.faces.sources import SOURCES, read_overlaps
+from facelib.storage import user_path
 
 __all__ = ["FaceError", "FaceSet", "assert_disjoint", "counts", "examples", "hold_out_images", "load", "load_split",
            "split_subjects", "union"]
@@ -28,7 +29,7 @@ def load(source: str, root=None, minimum_images: int = 1, **options) -> FaceSet:
     if unknown:
         raise FaceError(f"the source '{source}' has no option {', '.join(unknown)}; it takes {', '.join(known)} "
                         "and minimum_images")
-    faces = SOURCES[source](root, **options)
+    faces = SOURCES[source](user_path(root) if root else root, **options)
     return faces.with_images(minimum_images) if minimum_images > 1 else faces
 
 
@@ -47,6 +48,8 @@ def load_split(source: str, root=None, test_share: float = 0.2, more_training: l
     for extra in more_training or []:
         if "source" not in extra:
             raise FaceError(f"more_training: expected the arguments of load, source among them, found {extra}")
+        if root and extra.get("root") and user_path(extra["root"]).resolve() == user_path(root).resolve():
+            raise FaceError(f"more_training names {extra['root']}, from which the test subjects come, too; leave it out")
     training = union(training, *(load(**extra) for extra in more_training or []))
     test = union(test)
     if overlaps:
@@ -57,7 +60,7 @@ def load_split(source: str, root=None, test_share: float = 0.2, more_training: l
 
 def same_people(faces: FaceSet, overlaps: str) -> set[str]:
     """Every name (set/subject) of a person in `faces`, by a table of set_a, subject_a, set_b, subject_b."""
-    pairs = read_overlaps(overlaps)
+    pairs = read_overlaps(user_path(overlaps))
     people = set(faces.subject_names)
     size = 0
     while size < len(people):  # a person may have more than two names

@@ -38,8 +38,10 @@ GREY = 6  # largest difference between an image's red, green and blue, after shr
 CHUNK = 1_000  # images checked at a time, and lost at most when interrupted
 SHOWN = 10  # notes of a kind that are printed; problems are all printed
 
-KINDS = {"unreadable": "images that cannot be read", "two subjects": "pictures that stand under two subjects or in two sets",
-         "same person": "people in two sets or under two names", "missing": "images that a list names and that are not there",
+KINDS = {"unreadable": "images that cannot be read",
+         "two subjects": "pictures that stand under two subjects or in two sets",
+         "same person": "people in two sets or under two names",
+         "missing": "images that a list names and that are not there",
          "few images": f"subjects with fewer than {FEW} images", "twice": "pictures that a subject has more than once",
          "grey": "grey images", "tiny": f"images with fewer than {TINY} pixels on their shortest side"}
 PROBLEMS = list(KINDS)[:4]
@@ -59,14 +61,15 @@ class Part:
         return self.name.split("/")[0]
 
 
-# ---------------------------------------------------------------------------------------------------------- what to check
+# -------------------------------------------------------------------------------------------------------- what to check
 
 
 def guessed_source(root: Path) -> str:
     """The source whose layout `root` has."""
     files = [root.name] if root.is_file() else os.listdir(root)
-    for source, pattern in [("recordio", r".*\.rec"), ("insightface_bin", r".*\.bin"), ("pairs", r"pairs\.csv"), ("lfw", r"pairs\.txt"),
-                            ("cfp", "Data"), ("vggface2", r"train|test|identity_meta\.csv")]:
+    layouts = {"recordio": r".*\.rec", "insightface_bin": r".*\.bin", "pairs": r"pairs\.csv", "lfw": r"pairs\.txt",
+               "cfp": "Data", "vggface2": r"train|test|identity_meta\.csv"}
+    for source, pattern in layouts.items():
         if any(re.fullmatch(pattern, name) for name in files):
             return source
     return "folder"
@@ -84,7 +87,7 @@ def parts(source: str | None, root: Path) -> list[Part]:
         return [Part(name, source, root, load(source, root, name=name))]
 
 
-# ------------------------------------------------------------------------------------------------------------- every image
+# ---------------------------------------------------------------------------------------------------------- every image
 
 
 def looked_at(faces: FaceSet, index: int) -> dict:
@@ -112,11 +115,13 @@ def look_at_all(part: Part, workers: int) -> pd.DataFrame:
     chunks = {start: folder / f"{start:09d}.parquet" for start in range(0, len(part.faces), CHUNK)}
     left = {start: path for start, path in chunks.items() if not path.exists()}
     if len(left) < len(chunks):
-        print(f"{part.name}: going on after {len(chunks) - len(left)} of {len(chunks)} chunks; delete {folder} to begin anew")
+        print(f"{part.name}: going on after {len(chunks) - len(left)} of {len(chunks)} chunks; "
+              f"delete {folder} to begin anew")
     folder.mkdir(parents=True, exist_ok=True)
     images = (part.faces.take(np.arange(start, min(start + CHUNK, len(part.faces)))) for start in left)
     with ProcessPoolExecutor(min(workers, len(left) or 1), mp_context=get_context("spawn")) as pool:
-        for _ in progress(pool.map(_look_at_chunk, images, left.values()), f"reading {part.name}", len(left), f"{CHUNK} images"):
+        done = pool.map(_look_at_chunk, images, left.values())
+        for _ in progress(done, f"reading {part.name}", len(left), f"{CHUNK} images"):
             pass
     found = pd.concat([pd.read_parquet(path) for path in chunks.values()], ignore_index=True)
     shutil.rmtree(folder)
@@ -125,8 +130,8 @@ def look_at_all(part: Part, workers: int) -> pd.DataFrame:
 
 def image_findings(checked: list[Part], workers: int) -> Iterator[tuple]:
     """Findings (kind, set, subject, image, detail) from reading every image of every set."""
-    looked = [look_at_all(part, workers) for part in checked]
-    table = pd.concat([rows.assign(part=part, index=np.arange(len(rows))) for part, rows in zip(checked, looked)], ignore_index=True)
+    looked = [look_at_all(part, workers).assign(part=part, index=np.arange(len(part.faces))) for part in checked]
+    table = pd.concat(looked, ignore_index=True)
     table["same"] = (table["error"] == "") & table["digest"].duplicated(keep=False)
     table = table[(table["error"] != "") | table["grey"] | (table["side"] < TINY) | table["same"]].copy()
     table["set"] = [part.name for part in table["part"]]
@@ -142,11 +147,11 @@ def image_findings(checked: list[Part], workers: int) -> Iterator[tuple]:
     for _, same in table[table["same"]].groupby("digest", sort=False):
         first, *others = same.itertuples()
         for row in others:
-            kind = "two subjects" if row.set != first.set or row.subject != first.subject and pd.notna(row.subject) else "twice"
-            yield kind, row.set, row.subject, row.image, f"the same picture as {first.image}"
+            two = row.set != first.set or row.subject != first.subject and pd.notna(row.subject)
+            yield "two subjects" if two else "twice", row.set, row.subject, row.image, f"same picture as {first.image}"
 
 
-# ------------------------------------------------------------------------------------------------------ who and what list
+# ----------------------------------------------------------------------------------------------- people and their lists
 
 
 def few_images(part: Part) -> Iterator[tuple]:
@@ -162,7 +167,8 @@ def known_names(part: Part) -> dict[str, str]:
     elif part.source == "vggface2" and (part.root / "identity_meta.csv").is_file():
         names = sources.read_names(part.root / "identity_meta.csv")
     elif part.source == "cfp" and (part.root / "Data" / "list_name.txt").is_file():
-        names = {f"{number:03d}": name for number, name in enumerate(sources.read_lines(part.root / "Data" / "list_name.txt"), 1)}
+        lines = sources.read_lines(part.root / "Data" / "list_name.txt")
+        names = {f"{number:03d}": name for number, name in enumerate(lines, 1)}
     else:
         return {}
     there = set(part.faces.subject_names)
@@ -236,7 +242,7 @@ def check(checked: list[Part], overlaps: Path | None, workers: int) -> pd.DataFr
     return pd.DataFrame(found, columns=["kind", "set", "subject", "image", "detail"])
 
 
-# ---------------------------------------------------------------------------------------------------------------- printing
+# ------------------------------------------------------------------------------------------------------------- printing
 
 
 def described(part: Part) -> str:
@@ -246,8 +252,10 @@ def described(part: Part) -> str:
     poses = pd.Series(faces.poses).value_counts()
     lines = [f"{part.name} ({part.source}, {part.root}): {len(faces):,} images, {people}"]
     lines += ["  poses: " + ", ".join(f"{count:,} {pose}" for pose, count in poses.items())] if len(poses) else []
-    lines += [f"  pairs {name}: {listed['same'].sum():,} genuine, {(~listed['same']).sum():,} impostor, {listed['fold'].nunique()} folds"
-              for name, listed in faces.pairs.items()]
+    for name, listed in faces.pairs.items():
+        genuine = listed["same"].sum()
+        lines.append(f"  pairs {name}: {genuine:,} genuine, {len(listed) - genuine:,} impostor, "
+                     f"{listed['fold'].nunique()} folds")
     return "\n".join(lines)
 
 
@@ -268,16 +276,19 @@ def printed(found: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m facelib.faces.check", description="What is wrong with my faces, before training.",
+    parser = argparse.ArgumentParser("python -m facelib.faces.check", description="What is wrong with my faces.",
                                      epilog="Exit status: 0 no problem, 1 problems found, 2 wrong usage.")
     parser.add_argument("root", type=Path, help="the folder or file that holds the faces")
-    parser.add_argument("--source", choices=sorted(sources.SOURCES), help="what they are; by default guessed from the layout")
-    parser.add_argument("--overlaps", type=Path, help="table set_a,subject_a,set_b,subject_b of the same person in two sets")
-    parser.add_argument("--against", nargs="+", default=[], metavar="[SOURCE=]ROOT", help="other sets that should share nobody with it")
-    parser.add_argument("--report", type=Path, help="CSV file for every finding: kind, set, subject, image, detail")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that read images (default: all processors)")
+    parser.add_argument("--source", choices=sorted(sources.SOURCES),
+                        help="what they are (default: guessed from layout)")
+    parser.add_argument("--overlaps", type=Path, metavar="FILE",
+                        help="table set_a,subject_a,set_b,subject_b of the same person in two sets")
+    parser.add_argument("--against", nargs="+", default=[], metavar="[SOURCE=]ROOT", help="sets to share nobody with")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="CSV file: kind, set, subject, image, detail")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that read images (default: all)")
     chosen = parser.parse_args(arguments)
-    asked = [(chosen.source, chosen.root)] + [(source or None, Path(root)) for source, _, root in (text.rpartition("=") for text in chosen.against)]
+    others = [text.rpartition("=") for text in chosen.against]
+    asked = [(chosen.source, chosen.root), *((source or None, Path(root)) for source, _, root in others)]
     for source, root in asked:
         if source not in (None, *sources.SOURCES) or not root.exists():
             parser.error(f"no source '{source}'" if root.exists() else f"no file or folder at {root}")

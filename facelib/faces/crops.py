@@ -6,6 +6,7 @@ centre at test; RGB means subtracted from 0-255 values, no scaling (PAPERS: Sque
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -93,20 +94,26 @@ class _Order:
             yield batch
 
 
+def default_workers() -> int:
+    """Decoding processes: one beside a processor that trains, most cores beside a GPU."""
+    return max(1, (os.cpu_count() or 2) - 1) if torch.cuda.is_available() else 1
+
+
 def training_batches(faces: FaceSet, image_size: int, batch_size: int, seed: int, start: int, stop: int,
-                     workers: int = 1) -> DataLoader:
+                     workers: int | None = None) -> DataLoader:
     """Random crops for the training steps start to stop: images (batch, 3, size, size) uint8, labels (batch,)."""
     order = _Order(len(faces), batch_size, seed, start, stop)
     return _loader(faces, image_size, order, workers)
 
 
-def centre_batches(faces: FaceSet, image_size: int, batch_size: int, workers: int = 1) -> DataLoader:
+def centre_batches(faces: FaceSet, image_size: int, batch_size: int, workers: int | None = None) -> DataLoader:
     """Centre crops of every image once, in order."""
     keys = [(index, None) for index in range(len(faces))]
     return _loader(faces, image_size, [keys[i:i + batch_size] for i in range(0, len(keys), batch_size)], workers)
 
 
-def _loader(faces: FaceSet, image_size: int, order, workers: int) -> DataLoader:
+def _loader(faces: FaceSet, image_size: int, order, workers: int | None) -> DataLoader:
+    workers = default_workers() if workers is None else workers
     return DataLoader(Crops(faces, image_size), batch_sampler=order, num_workers=workers,
                       pin_memory=torch.cuda.is_available(), prefetch_factor=4 if workers else None)
 

@@ -115,8 +115,8 @@ class FaceSet:
         """
         codes, names = self._coded("subject")
         if (codes < 0).any():
-            raise FaceError(f"{np.count_nonzero(codes < 0)} of {len(self)} images have no subject, as in lists of pairs "
-                            "that say only who is the same; they serve to verify, not to train")
+            raise FaceError(f"{np.count_nonzero(codes < 0)} of {len(self)} images have no subject, as in lists of "
+                            "pairs that say only who is the same; they serve to verify, not to train")
         label = {name: number for number, name in enumerate(self.subject_names)}
         return np.array([label.get(name, -1) for name in names])[codes]
 
@@ -176,10 +176,15 @@ class FaceSet:
         return self.take(counts[codes + 1] >= minimum)
 
     def fingerprint(self) -> str:
-        """A hash of what the set holds (names, subjects, poses, boxes), the same wherever its folder lies."""
+        """A hash of what the set holds, the same wherever its folder lies: every image's name, subject, pose and box, and the
+        bytes of 64 images spread evenly, so that other images under the same names are noticed without reading all."""
         found = hashlib.sha256()
+        codes, readers = self._reader_of
+        for index in np.linspace(0, len(self) - 1, min(64, len(self))).astype(int):
+            found.update(readers[codes[index]](self.table["image"].array[index]))
         for start in range(0, len(self), 100_000):
-            found.update("\0".join(self.table["image"].iloc[start:start + 100_000]).encode() + b"\0")
+            images = self.table["image"].iloc[start:start + 100_000].to_numpy(dtype=object)
+            found.update("\0".join(images).encode() + b"\0")
         for column in ("subject", "pose", "set"):
             codes, names = self._coded(column)
             found.update(pd.util.hash_array(np.array([str(name) for name in names], dtype=object))[codes].tobytes())
@@ -259,7 +264,8 @@ def hold_out_images(faces: FaceSet, share: float, seed: int) -> tuple[FaceSet, F
     """Training and validation images of the same subjects: `share` of each subject's images is held out.
 
     A subject whose share is not a whole number of images gives the next smaller or larger number, drawn so that the
-    share is right on average; every subject keeps at least one image to train on.
+    share is right on average; every subject keeps at least one image to train on. At least one image is held out.
+    Raises FaceError when no subject has two images.
     """
     random = np.random.default_rng([seed, 2])
     held = np.zeros(len(faces), dtype=bool)
@@ -267,6 +273,9 @@ def hold_out_images(faces: FaceSet, share: float, seed: int) -> tuple[FaceSet, F
         count = min(int(share * len(rows) + random.random()), len(rows) - 1)
         held[random.choice(rows, count, replace=False)] = True
     if not held.any():
-        raise FaceError(f"holding out {share:.1%} of each subject's images for validation leaves none of "
-                        f"{len(faces)}; raise validation_share or add images.")
+        most = np.flatnonzero(faces.labels == np.bincount(faces.labels).argmax())
+        if len(most) < 2:
+            raise FaceError(f"none of the {len(faces)} training images can be held out for validation: every subject has only "
+                            "one; add images")
+        held[most[-1]] = True
     return faces.take(~held), faces.take(held)

@@ -1,4 +1,4 @@
-"""Large sets are listed once: an index in Parquet remembers their table, for as long as their folders stay as they are."""
+"""Large sets are listed once: an index in Parquet remembers their table while their folders stay as they are."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def _read(path: Path) -> pd.DataFrame | None:
             if stamps is None or any(_stamp(name) != stamp for name, stamp in stamps.items()):
                 return None
             table = file.read().to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
-            return table.astype(dict.fromkeys(["subject", "pose", "set"], "category"))  # Parquet forgets one without names
+            return table.astype(dict.fromkeys(["subject", "pose", "set"], "category"))  # it forgets one without names
     except (OSError, pa.ArrowException):
         return None
 
 
 def _write(path: Path, table: pd.DataFrame, stamps: dict[str, list[int] | None]) -> None:
     content = pa.Table.from_pandas(table, preserve_index=False)
-    content = content.replace_schema_metadata(content.schema.metadata | {b"version": VERSION, b"stamps": json.dumps(stamps)})
+    about = content.schema.metadata | {b"version": VERSION, b"stamps": json.dumps(stamps)}
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f"{path.name}.{os.getpid()}")  # so that a file with its final name is always complete
-    pq.write_table(content, passing)
+    pq.write_table(content.replace_schema_metadata(about), passing)
     os.replace(passing, path)

@@ -1,4 +1,4 @@
-"""InsightFace's verification sets (lfw.bin, cfp_fp.bin ...): pickles from strangers, read without running anything in them.
+"""InsightFace's verification sets (lfw.bin, cfp_fp.bin ...): pickles from strangers, read without running any of them.
 
 Such a file pickles ([image, ...], [same, ...]): images 2 i and 2 i + 1 are a pair, same[i] says whether of one person.
 An image is the bytes of an encoded image, or a numpy array of these bytes or of pixels. A pickle is a program; the one
@@ -19,11 +19,12 @@ from PIL import Image
 
 from facelib.faces.faceset import FaceError
 
-INSTRUCTIONS = (
-    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT LONG BININT BININT1 BININT2 LONG1 LONG4 "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL").split()
+# Instructions of pickle that are followed, besides REDUCE, BUILD and BYTEARRAY8, which are written anew below.
+INSTRUCTIONS = ["PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG",
+                "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING",
+                "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+                "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+                "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL"]
 DTYPES = {"u1": np.uint8, "b1": np.bool_, "?": np.bool_, "i4": np.dtype("<i4"), "i8": np.dtype("<i8")}
 
 
@@ -42,8 +43,6 @@ class _Array:
 
 class _Reader(pickle._Unpickler):  # the one written in Python: the other takes memory by numbers it finds in the file
     """Reads a pickle of lists, tuples, numbers, text, bytes and numpy arrays of numbers; refuses any other."""
-
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in INSTRUCTIONS}
 
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content), encoding="bytes")
@@ -96,6 +95,11 @@ class _Reader(pickle._Unpickler):  # the one written in Python: the other takes 
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(length))
 
+    def refuse(self):
+        raise pickle.UnpicklingError("it has instructions that images need not")
+
+    dispatch = dict.fromkeys(range(256), refuse)
+    dispatch |= {code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in INSTRUCTIONS)}
     dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
@@ -137,8 +141,9 @@ def read_pickle(path: Path) -> tuple[list, np.ndarray]:
         images = [image.content if isinstance(image, _Array) else image for image in images]
         same = same.content.tolist() if isinstance(same, _Array) else list(same)
     except Exception as error:  # damaged bytes make the reader stumble over anything
-        raise FaceError(f"{path} is no pickle of images and same-or-not that can be trusted: {error or type(error).__name__}. "
-                        "Expected an InsightFace verification set, ([image, ...], [same, ...])") from error
+        raise FaceError(f"{path} is no pickle of images and same-or-not that can be trusted: "
+                        f"{error or type(error).__name__}. Expected an InsightFace verification set, "
+                        "([image, ...], [same, ...])") from error
     if len(images) != 2 * len(same) or len(same) == 0:
         raise FaceError(f"{path}: expected two images for each pair, found {len(images)} images for {len(same)} pairs")
     wrong = [number for number, image in enumerate(images) if not _is_image(image)]

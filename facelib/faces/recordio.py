@@ -1,11 +1,11 @@
-"""InsightFace's training sets: images packed into one RecordIO file (train.rec) with its index (train.idx), without MXNet.
+"""InsightFace's training sets, read without MXNet: one RecordIO file of images (train.rec) and its index (train.idx).
 
 A RecordIO file is a row of records: a magic number, a word with a flag (3 bits) and a length (29 bits), the bytes, and
 padding to a multiple of 4. A record whose bytes hold the magic number at a multiple of 4 is cut there into parts
 (flags 1, 2 ..., 3), and the number itself is left out. MXNet puts before each image a header: a flag, a label, two ids
-and, when the flag is above 0, that many labels more (little-endian u32, f32, u64, u64, f32 ...). InsightFace writes, besides
-the images, header records without image: record 0 with the keys where images end and where identities end, and one
-for each identity.
+and, when the flag is above 0, that many labels more (little-endian u32, f32, u64, u64, f32 ...). InsightFace writes,
+besides the images, header records without image: record 0 with the keys where images end and where identities end, and
+one for each identity.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def read_record(file: BinaryIO, offset: int) -> bytes:
         magic, word = PART.unpack(head) if len(head) == PART.size else (None, 0)
         flag, length = word >> 29, word & (1 << 29) - 1
         if magic != MAGIC or flag not in ((2, 3) if parts else (0, 1)):
-            raise FaceError(f"no {'next part' if parts else 'record'} of a RecordIO file at byte {file.tell() - len(head)}")
+            what = "next part of a record" if parts else "record"
+            raise FaceError(f"no {what} of a RecordIO file at byte {file.tell() - len(head)}")
         part = file.read(length + -length % 4)
         if len(part) < length:
             raise FaceError(f"a record of {length} bytes ends with the file after {len(part)}")
@@ -78,11 +79,11 @@ def read_index(path: Path, size: int) -> pd.Series:
     except (ValueError, OverflowError, OSError) as error:
         raise FaceError(f"{path}: expected lines of key, tab, byte of the record: {error}") from error
     offsets = table.set_index("key")["offset"]
-    wrong = (table["offset"] < 0) | (table["offset"] > size - PART.size) | table["key"].duplicated() | (table["key"] < 0)
+    wrong = ~table["offset"].between(0, size - PART.size) | table["key"].duplicated() | (table["key"] < 0)
     if len(table) == 0 or wrong.any():
-        line = f"line {np.flatnonzero(wrong)[0] + 1} does not" if wrong.any() else "it is empty"
-        raise FaceError(f"{path}: expected each key once, with a byte inside the records' {size} bytes; {line}. Is this the "
-                        "index of another file, or the .rec file cut short?")
+        found = f"line {np.flatnonzero(wrong)[0] + 1} is otherwise" if wrong.any() else "it is empty"
+        raise FaceError(f"{path}: expected each key once, with a byte inside the records' {size} bytes; {found}. "
+                        "Is this the index of another file, or the .rec file cut short?")
     return offsets
 
 
@@ -94,15 +95,16 @@ def first_labels(path: Path, offsets: np.ndarray) -> np.ndarray:
         chunk = offsets[start:start + CHUNK]
         heads = data[np.minimum(chunk[:, None] + np.arange(START), len(data) - 1)].view("<u4")  # (records, 9)
         plain = (heads[:, 0] == MAGIC) & (heads[:, 1] >> 29 == 0)  # whole records; the others are read one by one
-        plain &= (heads[:, 1] >= HEADER.size + 4 * heads[:, 2].astype(int)) & (chunk + heads[:, 1] <= len(data) - PART.size)
+        plain &= heads[:, 1] >= HEADER.size + 4 * heads[:, 2].astype(int)
+        plain &= chunk + heads[:, 1] <= len(data) - PART.size
         found = np.where(heads[:, 2] > 0, heads[:, 8], heads[:, 3]).view("<f4")
         with open(path, "rb") as file:
             for row in np.flatnonzero(~plain):
                 try:
                     found[row] = unpacked(read_record(file, int(chunk[row])))[0][0]
                 except FaceError as error:
-                    raise FaceError(f"{path}: {error}, though its index has a record at byte {chunk[row]}; copy both files "
-                                    "again") from error
+                    raise FaceError(f"{path}: {error}, though its index has a record at byte {chunk[row]}; "
+                                    "copy both files again") from error
         labels[start:start + CHUNK] = found
     return labels
 
@@ -116,8 +118,8 @@ def image_keys(path: Path, offsets: pd.Series) -> pd.Series:
     if image:
         return offsets
     if len(labels) != 2 or not 1 < labels[0] <= labels[1] < np.inf:
-        raise FaceError(f"{path}: record 0 has no image, so it should say where images and identities end; found "
-                        f"{labels.tolist()}")
+        raise FaceError(f"{path}: record 0 has no image, so it should say where images and identities end; "
+                        f"found {labels.tolist()}")
     return offsets[(offsets.index > 0) & (offsets.index < labels[0])]
 
 
@@ -136,7 +138,7 @@ def rows(path: Path, index: Path, property_file: Path) -> pd.DataFrame:
     if property_file.is_file():
         classes = property_file.read_text(errors="replace").split(",")[0].strip()
         if not classes.isdecimal() or len(subjects) > int(classes):
-            raise FaceError(f"{property_file}: expected classes,height,width with at least {len(subjects)} classes, as "
-                            f"{path.name} has; found {classes[:20]!r} classes")
+            raise FaceError(f"{property_file}: expected classes,height,width with at least {len(subjects)} classes, "
+                            f"as {path.name} has; found {classes[:20]!r} classes")
     return pd.DataFrame({"image": pd.Series(pa.array(offsets).cast(pa.string()), dtype="string[pyarrow]"),
                          "subject": pd.Categorical.from_codes(codes, [f"{number:07d}" for number in subjects])})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ FOLDS = 10  # into which pairs are dealt when their list says nothing of folds
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the image files and of the folders directly in a folder, each in name order, hidden ones left out."""
+    """The names of the image files and of the folders directly in a folder, in name order, without hidden ones."""
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     return (sorted(entry.name for entry in shown if entry.name.lower().endswith(SUFFIXES)),
@@ -47,8 +46,8 @@ def existing_file(root, source: str, suffix: str) -> Path:
     found = sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path] if path.is_file() else []
     if not root or len(found) != 1:
         names = ", ".join(file.name for file in found) or "nothing"
-        raise FaceError(f"the source '{source}' expects root to be a {suffix} file, or a folder with one; found {names} "
-                        f"at {root or 'no root'}")
+        raise FaceError(f"the source '{source}' expects root to be a {suffix} file, or a folder with one; "
+                        f"found {names} at {root or 'no root'}")
     return found[0]
 
 
@@ -69,7 +68,8 @@ def subjects_below(root: Path, name: str, layout: str, boxes: list[Path]) -> Fac
         images, subjects, poses, folders = [], [], [], [root]
         for subject in progress(listed(root)[1], f"listing {root.name}", unit="subject"):
             loose, inner = listed(root / subject)
-            groups = [(None, f"{subject}/", loose)] + [(pose, f"{subject}/{pose}/", listed(root / subject / pose)[0]) for pose in inner]
+            groups = [(None, f"{subject}/", loose)]
+            groups += [(pose, f"{subject}/{pose}/", listed(root / subject / pose)[0]) for pose in inner]
             for pose, prefix, files in groups:
                 images += [prefix + file for file in files]
                 subjects += [subject] * len(files)
@@ -89,16 +89,16 @@ def _check_layout(root: Path, layout: str, images: list[str], subjects: set[str]
         found = f"{loose} images directly in it" if loose else "no images"
         raise FaceError(f"{root} holds {found}; expected {layout} ({', '.join(SUFFIXES)})")
     if len(poses) > max(MOST_POSES, len(subjects)):
-        raise FaceError(f"{root} looks like {len(subjects)} subjects in {len(poses)} poses ({', '.join(sorted(poses)[:3])}, "
-                        f"...); expected {layout}. Is it one of the folders in it that you mean?")
+        raise FaceError(f"{root} looks like {len(subjects)} subjects in {len(poses)} poses "
+                        f"({', '.join(sorted(poses)[:3])}, ...); expected {layout}. Did you mean a folder in it?")
 
 
 def vggface2(root, part: str = "train", pose_list: str = "", name: str = "vggface2") -> FaceSet:
     """VGGFace2: root/{train,test}/n000001/0001_01.jpg, with loose_bb_{train,test}.csv beside or in bb_landmark/.
 
     pose_list: test_posetemp_imglist.txt (below root, or a path of its own) gives the images of VGGFace2-Pose, in its
-        order, with their poses: for each of 368 subjects 10 frontal, 10 three-quarter and 10 profile images, each ten two
-        templates of five, which verification.pose_pairs makes in this order.
+        order, with their poses: for each of 368 subjects 10 frontal, 10 three-quarter and 10 profile images, each ten
+        two templates of five, which verification.pose_pairs makes in this order.
     """
     layout = "train/n000001/0001_01.jpg (and test/...)"
     root = existing(root, name, layout)
@@ -119,8 +119,9 @@ def with_poses(faces: FaceSet, path: Path) -> FaceSet:
     blocks = images.str.split("/").str[0].to_numpy(dtype=object)
     starts = blocks[::each]
     if len(blocks) % each or len(set(starts)) < len(starts) or (blocks != np.repeat(starts, each)[:len(blocks)]).any():
-        raise FaceError(f"{path}: expected {each} images for each subject, one subject after the other, found {len(lines)} "
-                        f"lines with {len(set(blocks))} subjects. It is test_posetemp_imglist.txt that has the poses")
+        raise FaceError(f"{path}: expected {each} images for each subject, one subject after the other, found "
+                        f"{len(lines)} lines with {len(set(blocks))} subjects. The list with the poses is "
+                        "test_posetemp_imglist.txt")
     chosen = faces.take(positions(faces, images, path))
     pose = [pose for pose, count in POSE_LIST for _ in range(count)] * len(starts)
     return FaceSet(chosen.table.assign(pose=pd.Categorical(pose)), chosen.readers)
@@ -151,8 +152,9 @@ def cfp_pairs(protocol: Path) -> dict[str, pd.DataFrame]:
         for fold, side in [(fold, side) for fold in range(1, 11) for side in ("same", "diff")]:
             path = protocol / "Split" / pair / f"{fold:02d}" / f"{side}.txt"
             for number, line in enumerate(read_lines(path), 1):
-                words = line.split(",")
-                ends = [numbered[letter].get(int(word) if word.strip().isdecimal() else None) for letter, word in zip(pair, words)]
+                words = line.replace(" ", "").split(",")
+                ends = [numbered[letter].get(int(word) if word.isdecimal() else -1)
+                        for letter, word in zip(pair, words)]
                 if len(words) != 2 or None in ends:
                     raise FaceError(f"{path}, line {number}: expected two numbers of image_list_{pair[0]}.txt and "
                                     f"image_list_{pair[1]}.txt, found {line!r}")
@@ -177,7 +179,8 @@ def lfw(root=None, name: str = "lfw") -> FaceSet:
     if root is None or str(root) == "":
         root = _downloaded_lfw()
     root = existing(root, name, "pairs.txt and lfw-deepfunneled/Name/Name_0001.jpg")
-    images = next((root / known for known in ("lfw-deepfunneled", "lfw_funneled", "lfw") if (root / known).is_dir()), root)
+    known = [root / folder for folder in ("lfw-deepfunneled", "lfw_funneled", "lfw")]
+    images = next((folder for folder in known if folder.is_dir()), root)
     faces = subjects_below(images, name, "Name/Name_0001.jpg", [])
     return with_pairs(faces, {"view2": lfw_pairs(root / "pairs.txt")}, root / "pairs.txt")
 
@@ -208,15 +211,16 @@ def lfw_pairs(path: Path) -> pd.DataFrame:
         if len(words) == 3:
             words = [*words[:2], words[0], words[2]]
         if len(words) != 4 or not (words[1].isdecimal() and words[3].isdecimal()):
-            raise FaceError(f"{path}, line {number + 2}: expected `name  i  j` or `name  i  other  j`, found {' '.join(words)[:80]!r}")
+            raise FaceError(f"{path}, line {number + 2}: expected `name  i  j` or `name  i  other  j`, found "
+                            f"{' '.join(words)[:80]!r}")
         ends = [f"{name}/{name}_{int(image):04d}.jpg" for name, image in (words[:2], words[2:])]
         rows.append((*ends, words[0] == words[2], number // (2 * int(head[1])) + 1))
     return pd.DataFrame(rows, columns=PAIRS)
 
 
 def pairs(root, name: str = "pairs") -> FaceSet:
-    """Anybody's own pairs: root/pairs.csv (or root itself, a .csv file) with image_a,image_b,same and, optionally, fold,
-    subject_a,subject_b; images are paths below the file's folder, same is 1 or 0 (or true, false).
+    """Anybody's own pairs: root/pairs.csv (or root itself, a .csv file) with image_a,image_b,same and, optionally,
+    fold,subject_a,subject_b; images are paths below the file's folder, same is 1 or 0 (or true, false).
 
     pairs: pairs. Without folds the genuine and the impostor pairs are dealt into 10 in turn; without subjects the
     images have none.
@@ -241,10 +245,13 @@ def read_pairs(path: Path) -> pd.DataFrame:
     same = table["same"].str.strip().str.lower().map({"1": True, "0": False, "true": True, "false": False})
     if same.isna().any() or table[["image_a", "image_b"]].isna().any(axis=None):
         row = np.flatnonzero(same.isna() | table[["image_a", "image_b"]].isna().any(axis=1))[0]
-        raise FaceError(f"{path}, line {row + 2}: expected two images and same as 1 or 0, found {table.iloc[row].tolist()}")
+        raise FaceError(f"{path}, line {row + 2}: expected two images and same as 1 or 0, found "
+                        f"{table.iloc[row].tolist()}")
     table["same"] = same.astype(bool)
-    fold = pd.to_numeric(table["fold"], errors="coerce") if "fold" in table else table.groupby("same").cumcount() % FOLDS + 1
-    if fold.isna().any() or (fold != fold.round()).any():
+    if "fold" not in table:
+        return table.assign(fold=table.groupby("same").cumcount() % FOLDS + 1)
+    fold = pd.to_numeric(table["fold"], errors="coerce")
+    if not ((fold == fold.round()) & (fold.abs() < 1e9)).all():
         raise FaceError(f"{path}: expected a whole number for every fold")
     return table.assign(fold=fold.astype(int))
 
@@ -265,18 +272,21 @@ def recordio(root, name: str = "recordio") -> FaceSet:
 def insightface_bin(root, folds: int = FOLDS, name: str = "insightface_bin") -> FaceSet:
     """An InsightFace verification set: root is lfw.bin, cfp_fp.bin ... (or a folder with one), held in memory.
 
-    pairs: the file's name without ending, in `folds` blocks of equal length, as InsightFace evaluates it. Images have no subjects.
+    pairs: the file's name without ending, in `folds` blocks of equal length, as InsightFace evaluates it. Images have
+    no subjects.
     """
     path = existing_file(root, name, ".bin")
     images, same = bins.read_pickle(path)
     first = np.arange(0, len(images), 2)
-    fold = np.concatenate([np.full(len(block), number) for number, block in enumerate(np.array_split(first, folds), 1)])
-    faces = FaceSet.from_rows({"image": [str(number) for number in range(len(images))]}, name, bins.Pickled(path, images))
+    fold = np.repeat(np.arange(1, folds + 1), [len(block) for block in np.array_split(first, folds)])
+    rows = pd.DataFrame({"image": [str(number) for number in range(len(images))]})
+    faces = FaceSet.from_rows(rows, name, bins.Pickled(path, images))
     table = pd.DataFrame({"image_a": first, "image_b": first + 1, "same": same, "fold": fold})
     return FaceSet(faces.table, faces.readers, {path.stem: table})
 
 
-def synthetic(root=None, subjects: int = 100, images_per_pose: int = 10, seed: int = 0, name: str = "synthetic") -> FaceSet:
+def synthetic(root=None, subjects: int = 100, images_per_pose: int = 10, seed: int = 0,
+              name: str = "synthetic") -> FaceSet:
     """The built-in faces, rendered once into a folder (by default below FACELIB_CACHE or ~/.cache/facelib)."""
     if root is None or str(root) == "":
         root = cache_folder() / f"synthetic-{renderer.VERSION}-{subjects}x{images_per_pose}-seed{seed}"
@@ -286,7 +296,7 @@ def synthetic(root=None, subjects: int = 100, images_per_pose: int = 10, seed: i
 SOURCES = {"synthetic": synthetic, "folder": folder, "vggface2": vggface2, "cfp": cfp, "lfw": lfw, "pairs": pairs,
            "recordio": recordio, "insightface_bin": insightface_bin}
 
-# ------------------------------------------------------------------------------------------------- lists beside the images
+# ---------------------------------------------------------------------------------------------- lists beside the images
 
 
 def read_lines(path: Path) -> list[str]:
@@ -304,12 +314,14 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     """A CSV file, all text, with at least these columns. Raises FaceError when it is none."""
     try:
-        table = pd.read_csv(path, dtype=str, skipinitialspace=True, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True, encoding="utf-8-sig", na_values="",
+                            keep_default_na=False)  # NA may be somebody's name
     except (OSError, ValueError, OverflowError) as error:
         raise FaceError(f"cannot read the table {path}: {error}") from error
     missing = [column for column in columns if column not in table.columns]
     if missing or table.empty:
-        raise FaceError(f"{path}: expected rows of {','.join(columns)}, found {len(table)} rows of {','.join(map(str, table.columns))}")
+        raise FaceError(f"{path}: expected rows of {','.join(columns)}, found {len(table)} rows of "
+                        f"{','.join(map(str, table.columns))}")
     return table
 
 
@@ -329,22 +341,24 @@ def with_pairs(faces: FaceSet, pairs: dict[str, pd.DataFrame], path: Path) -> Fa
     kept = {}
     for name, listed in pairs.items():
         ends = listed.assign(image_a=place.get_indexer(listed["image_a"]), image_b=place.get_indexer(listed["image_b"]))
-        there = (ends["image_a"] >= 0) & (ends["image_b"] >= 0)
-        if not there.all():
-            first = chain(*listed.loc[ends["image_a"] < 0, ["image_a"]].to_numpy(), *listed.loc[ends["image_b"] < 0, ["image_b"]].to_numpy())
-            warnings.warn(f"{path}: {np.count_nonzero(~there)} of the {len(listed)} pairs of {name} name images that are not "
-                          f"there, such as {next(first)}, and are left out; python -m facelib.faces.check lists them", stacklevel=3)
-        kept[name] = ends[there].reset_index(drop=True)
+        kept[name] = ends[(ends["image_a"] >= 0) & (ends["image_b"] >= 0)].reset_index(drop=True)
     if not any(map(len, kept.values())):
         raise FaceError(f"{path}: no pair has both its images; is it the list of another set?")
+    for name, listed in pairs.items():
+        if len(kept[name]) < len(listed):
+            named = pd.concat([listed["image_a"], listed["image_b"]])
+            warnings.warn(f"{path}: {len(listed) - len(kept[name])} of the {len(listed)} pairs of {name} name images "
+                          f"that are not there, such as {named[~named.isin(place)].iloc[0]}, and are left out; "
+                          "python -m facelib.faces.check lists them", stacklevel=4)
     return FaceSet(faces.table, faces.readers, {name: table for name, table in kept.items() if len(table)})
 
 
 def read_boxes(path: Path) -> pd.DataFrame:
-    """Face boxes X, Y, W, H in pixels by NAME_ID, the image's path without its ending, as VGGFace2's loose_bb files have them."""
+    """Face boxes X, Y, W, H in pixels by NAME_ID, the image's path without its ending (VGGFace2's loose_bb files)."""
     boxes = read_csv(path, ["NAME_ID", "X", "Y", "W", "H"])
     sizes = boxes[["X", "Y", "W", "H"]].apply(pd.to_numeric, errors="coerce").astype("float32")
-    wrong = np.flatnonzero(~np.isfinite(sizes).all(axis=1) | (sizes["W"] <= 0) | (sizes["H"] <= 0) | boxes["NAME_ID"].isna())
+    sound = np.isfinite(sizes).all(axis=1) & (sizes["W"] > 0) & (sizes["H"] > 0) & boxes["NAME_ID"].notna()
+    wrong = np.flatnonzero(~sound)
     if len(wrong):
         raise FaceError(f"{path}, line {wrong[0] + 2}: expected numbers with a width and height above 0, "
                         f"found {boxes.iloc[wrong[0]].tolist()}")
@@ -383,7 +397,8 @@ def read_names(path: Path) -> dict[str, str]:
     separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
     header = [word.strip().strip('"') for word in lines[0].split(separator)] if lines else []
     if header[:2] != ["Class_ID", "Name"]:
-        raise FaceError(f"{path}: expected the columns Class_ID, Name, Sample_Num, Flag, Gender, found {', '.join(header)[:80]}")
+        raise FaceError(f"{path}: expected the columns Class_ID, Name, Sample_Num, Flag, Gender, found "
+                        f"{', '.join(header)[:80]}")
     after = len(header) - 2
     names = {}
     for number, line in enumerate(lines[1:], 2):

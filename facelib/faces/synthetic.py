@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from tqdm.auto import tqdm
+
+from facelib.progress import progress
 
 YAW = {"frontal": 0.0, "three-quarter": 45.0, "profile": 90.0}  # degrees
 VERSION = 2  # of the pictures: raise it whenever the same parameters give other bytes
@@ -547,8 +548,7 @@ def _write_whole(path: Path, content: bytes) -> None:
     os.replace(passing, path)
 
 
-def write(root: Path, subjects: int, images_per_pose: int = 10, seed: int = 0, size: int = 144,
-          progress: bool = True) -> Path:
+def write(root: Path, subjects: int, images_per_pose: int = 10, seed: int = 0, size: int = 144) -> Path:
     """Renders into root/<subject>/<pose>/<nn>.jpg (s00001 ..., three poses, 01 ...) and returns root.
 
     An image depends on (seed, subject, pose, nn, size) alone: more subjects or more images leave the others' bytes as
@@ -578,7 +578,7 @@ def write(root: Path, subjects: int, images_per_pose: int = 10, seed: int = 0, s
     workers = min(os.cpu_count() or 1, subjects)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         done = pool.map(work, range(1, subjects + 1))
-        for _ in tqdm(done, total=subjects, desc="synthetic faces", unit="subject", disable=not progress):
+        for _ in progress(done, "rendering synthetic faces", subjects, "subjects"):
             pass
     _write_whole(marker, json.dumps({**asked, "finished": True}, indent=1).encode())
     return root

@@ -1,0 +1,353 @@
+"""What figures show, asserted on their lines, labels and files; never on pixels."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+from scipy.special import ndtri
+
+from facelib import figures
+from facelib.verification import det_curve, frr_at_far
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = {"features.conv1.conv": ("conv", 64), "features.fire2.squeeze.conv": ("pointwise", 16), "features.conv10.conv": ("pointwise", 120)}
+
+
+def curve_of(values, stage="pruned", seed=0, pair="frontal-frontal", size=1, metric="eer", steps=None, **about):
+    """curve.csv of one line; 10 % of the filters leave at every step (none from a control), and 0.3M of 2M parameters."""
+    steps = np.arange(len(values)) if steps is None else np.array(steps)
+    gone = steps * (stage != "control")
+    values = np.array(values)
+    return pd.DataFrame({
+        "network": "squeezenet", "criterion": "taylor_weight", "seed": seed, "stage": stage, "step": steps, "filters": 200 - 20 * gone,
+        "groups": 200 - 20 * gone, "filters_removed_pct": 10.0 * gone, "parameters": 2_000_000 - 300_000 * gone,
+        "macs": 400_000_000 - 100_000_000 * gone, "protocol": "pose_pairs", "pair": pair, "template_size": size, "metric": metric,
+        "value": values, "ci_low": 0.8 * values, "ci_high": 1.2 * values, "genuine": 100, "impostor": 1000} | about)
+
+
+def layers_of(lefts, seed=0, criterion="taylor_weight", widths=WIDTHS):
+    return pd.DataFrame([
+        {"network": "squeezenet", "criterion": criterion, "seed": seed, "stage": "pruned", "step": step, "layer": name, "kind": kind,
+         "depth": depth, "out_channels_original": width, "out_channels": left}
+        for step, row in enumerate(lefts) for depth, ((name, (kind, width)), left) in enumerate(zip(widths.items(), row))])
+
+
+CURVE = pd.concat([curve_of([0.10, 0.12, 0.20]), curve_of([0.012, 0.012, 0.02], size=5),
+                   curve_of([0.2, 0.25, 0.3], pair="frontal-profile"), curve_of([0.09], "fine-tuned", steps=[2]),
+                   curve_of([0.10, 0.11], "control", steps=[0, 2]), curve_of([0.5, 0.6, 0.7], metric="frr_at_far_0.001")],
+                  ignore_index=True)
+LAYERS = layers_of([[64, 16, 120], [60, 16, 104], [58, 15, 87]])
+
+
+def line_of(axes, label):
+    [line] = [line for line in axes.lines if line.get_label() == label]
+    return line
+
+
+def drawn(figure):
+    """The figure as a file would hold it: laid out, its artists where they belong."""
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+# --------------------------------------------------------------------------------------------------------- PruningCurve
+
+
+def test_a_line_for_each_pair_and_a_panel_for_each_template_size():
+    display = figures.PruningCurve.from_table(CURVE).plot()
+    assert set(display.lines_) == {(1, "frontal-frontal"), (1, "frontal-profile"), (5, "frontal-frontal")}
+    line = display.lines_[1, "frontal-frontal"]
+    assert line.get_xdata() == pytest.approx([0, 10, 20]) and line.get_ydata() == pytest.approx([10, 12, 20])
+    assert display.lines_[5, "frontal-frontal"].get_ydata() == pytest.approx([1.2, 1.2, 2])
+    single, templates = display.axes_
+    assert (single.get_title(), templates.get_title()) == ("Single images", "Templates of up to 5 images")
+    assert single.get_xlabel() == "Filters removed (%)" and single.get_ylabel() == "EER (%)"
+    assert single.get_yscale() == "log" and single.get_ylim() == templates.get_ylim()
+    low, high = single.get_ylim()
+    assert low < 1.2 and high > 36  # the upper end of the highest interval
+
+
+def test_bands_are_the_intervals():
+    axes = figures.PruningCurve.from_table(curve_of([0.1, 0.12, 0.2])).plot().axes_[0]
+    [band] = axes.collections
+    corners = {tuple(np.round(corner, 6)) for corner in band.get_paths()[0].vertices}
+    assert corners == {(0, 8), (10, 9.6), (20, 16), (0, 12), (10, 14.4), (20, 24)}
+
+
+def test_fine_tuned_and_control_are_drawn_apart_and_named():
+    display = figures.PruningCurve.from_table(CURVE).plot()
+    axes = display.axes_[0]
+    [bars] = axes.containers
+    marks = bars.lines[0]
+    assert (list(marks.get_xdata()), list(marks.get_ydata())) == ([20], [9]) and marks.get_markerfacecolor() == "white"
+    [ends] = bars.lines[2][0].get_segments()
+    assert ends[:, 1] == pytest.approx([7.2, 10.8])
+    control = line_of(axes, "control")
+    assert list(control.get_xdata()) == [0, 20], "a control stands where the pruned network was at its step"
+    assert list(control.get_ydata()) == pytest.approx([10, 11]) and control.get_linestyle() == "--"
+    [legend] = display.figure_.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "frontal-frontal", "frontal-profile", "fine-tuned (open)", "control, nothing removed"]
+    assert "retrained" in display.caption and "control" in display.caption
+
+
+def test_a_control_may_name_another_criterion():
+    control = CURVE["stage"] == "control"
+    table = CURVE.assign(criterion=np.where(control, "none", "taylor_weight"))
+    assert "none" not in figures.PruningCurve.from_table(table).caption
+
+
+def test_seeds_are_a_mean_and_thin_lines():
+    table = pd.concat([curve_of([0.1, 0.2]), curve_of([0.2, 0.4], seed=1)])
+    display = figures.PruningCurve.from_table(table).plot()
+    assert display.lines_[1, "frontal-frontal"].get_ydata() == pytest.approx([15, 30])
+    thin = sorted(tuple(np.round(line.get_ydata(), 6)) for line in display.axes_[0].lines if line.get_linewidth() < 0.5)
+    assert thin == [(10, 20), (20, 40)]
+    assert "mean of 2 seeds" in display.caption
+
+
+def test_top_axis_tells_the_parameters_left():
+    axes = figures.PruningCurve.from_table(CURVE).plot().axes_[0]
+    [top] = axes.child_axes
+    found = dict(zip(top.get_xticks(), [label.get_text() for label in top.get_xticklabels()]))
+    assert found[0] == "2.00" and found[10] == "1.70" and found[20] == "1.40"
+    assert top.get_xlabel() == "Parameters (millions)"
+
+
+def test_a_rate_of_zero_is_shown():
+    axes = figures.PruningCurve.from_table(curve_of([0.0, 0.01, 0.1])).plot().axes_[0]
+    assert axes.get_yscale() == "symlog" and axes.get_ylim()[0] < 0 and 0 in axes.get_yticks()
+    drawn(figures.PruningCurve.from_table(curve_of([0.0, 0.0])).plot().figure_)
+
+
+def test_one_and_twenty_percent_both_have_a_tick():
+    axes = figures.PruningCurve.from_table(curve_of([0.008, 0.01, 0.2])).plot().axes_[0]
+    assert {1, 2, 5, 10, 20} <= set(axes.get_yticks())
+
+
+def test_metrics_have_their_names_and_accuracy_a_linear_axis():
+    frr = figures.PruningCurve.from_table(CURVE, "frr_at_far_0.001").plot().axes_[0]
+    assert frr.get_ylabel() == "FRR at FAR 0.1 % (%)"
+    accuracy = curve_of([0.9, 0.8], metric="accuracy", pair="any-any", protocol="lfw_view2").assign(ci_low=np.nan, ci_high=np.nan)
+    display = figures.PruningCurve.from_table(accuracy, "accuracy").plot()
+    assert display.axes_[0].get_yscale() == "linear" and list(display.lines_) == [(1, "lfw_view2")]
+
+
+def test_a_pair_looks_the_same_whatever_else_is_drawn():
+    alone = figures.PruningCurve.from_table(CURVE[CURVE["pair"] == "frontal-profile"]).plot().lines_[1, "frontal-profile"]
+    beside = figures.PruningCurve.from_table(CURVE).plot().lines_[1, "frontal-profile"]
+    assert (alone.get_color(), alone.get_marker()) == (beside.get_color(), beside.get_marker())
+    colours, markers = zip(*figures.MARKS)
+    assert len(set(colours)) == len(set(markers)) == len(figures.MARKS) > len(figures.PAIRS)
+
+
+def test_legend_is_never_on_the_data():
+    many = pd.concat([curve_of([0.1, 0.3], pair=pair, size=size) for pair in figures.PAIRS for size in (1, 5)])
+    for table in (many, many[many["template_size"] == 1]):
+        figure = drawn(figures.PruningCurve.from_table(table).plot().figure_)
+        legend = figure.legends[0].get_window_extent()
+        assert not any(legend.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+        assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("table, message", [
+    (CURVE.iloc[:0], "curve: expected at least one row, found none"),
+    (CURVE.drop(columns=["ci_low", "pair"]), "missing pair, ci_low"),
+    (CURVE[CURVE["stage"] != "pruned"], "stage pruned: expected at least one row"),
+    (pd.concat([CURVE, CURVE.assign(network="resnet50")]), "one network, found squeezenet, resnet50"),
+    (pd.concat([CURVE, CURVE.assign(criterion="random")]), "one criterion, found taylor_weight, random")])
+def test_tables_that_cannot_be_drawn_are_named(table, message):
+    for display in (figures.PruningCurve, figures.SizeCurve):
+        with pytest.raises(ValueError, match=message):
+            display.from_table(table)
+
+
+def test_a_metric_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="expected metric auc, found eer, frr_at_far_0.001"):
+        figures.PruningCurve.from_table(CURVE, "auc")
+
+# ------------------------------------------------------------------------------------------------- SizeCurve and layers
+
+
+def test_size_curve_is_in_percent_of_the_unpruned():
+    display = figures.SizeCurve.from_table(CURVE).plot()
+    assert display.lines_["parameters"].get_ydata() == pytest.approx([100, 85, 70])
+    assert display.lines_["macs"].get_ydata() == pytest.approx([100, 75, 50])
+    assert display.lines_["macs"].get_label() == "MACs (100 % = 400 million, last 200 million)"
+
+
+def test_filters_left_by_hand():
+    display = figures.FiltersLeft.from_table(LAYERS).plot()
+    assert display.mesh_.get_array().data.ravel() == pytest.approx(
+        [100, 93.75, 90.625, 100, 100, 93.75, 100, 100 * 104 / 120, 72.5])
+    assert [label.get_text() for label in display.axes_.get_yticklabels()] == ["conv1  64", "fire2.squeeze  16", "conv10  120"]
+    assert display.axes_.yaxis_inverted(), "the first layer is on top"
+    assert display.removed.tolist() == pytest.approx([0, 10, 20])
+    assert display.mesh_.get_coordinates()[0, :, 0] == pytest.approx([0, 5, 15, 20])
+    assert display.figure_.axes[1].get_ylabel() == "Filters left (% of the layer's own)"
+
+
+def test_filters_left_has_room_where_names_are_long_and_the_column_narrow():
+    long = {f"features.{depth}.a_very_long_module_name_of_somebody.{depth}": ("conv", 100) for depth in range(60)}
+    with figures.style():
+        axes = figures.Figure(figsize=(figures.ONE_COLUMN, 8.5)).subplots()
+    figure = drawn(figures.FiltersLeft.from_table(layers_of([[100] * 60, [90] * 60], widths=long)).plot(axes).figure_)
+    assert axes.get_window_extent().width > 0.35 * figure.bbox.width
+    labels = axes.get_yticklabels()
+    assert max(len(label.get_text()) for label in labels) <= 22 + len("  100") and len({label.get_text() for label in labels}) == 60
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:]))
+
+
+def test_shares_darken_evenly_in_greyscale():
+    colours = matplotlib.colormaps[figures.SHARES](np.linspace(0, 1, 101))[:, :3]
+    grey = colours @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(grey) < 0).all() and grey[0] - grey[-1] > 0.6
+
+
+def test_width_loss_has_a_point_for_each_layer_at_the_nearest_step():
+    display = figures.WidthLoss.from_table(LAYERS, near_pct=12).plot()
+    assert display.effect.step == 1
+    assert sorted(display.points_) == ["conv", "pointwise"]
+    points = {tuple(np.round(point, 6)) for line in display.points_.values() for point in line.get_xydata()}
+    assert points == {(64, 6.25), (16, 0), (120, round(100 * 16 / 120, 6))}
+    markers = [line.get_marker() for line in display.points_.values()]
+    assert len(set(markers)) == 2
+    assert "Spearman" in display.caption and "10.0 % of all filters" in display.caption
+
+# --------------------------------------------------------------------------------------------------------- DET and ROC
+
+
+def scores():
+    rng = np.random.default_rng(0)
+    return rng.normal(2.5, 1, 300), rng.normal(0, 1, 5000)
+
+
+def test_curves_show_det_curve_and_reach_the_operating_point():
+    genuine, impostor = np.array([0.5, 0.7, 0.9]), np.array([0.1, 0.6, 0.2, 0.3])
+    far, frr, _ = det_curve(genuine, impostor)
+    det = figures.DetDisplay.from_scores(genuine, impostor).plot()
+    assert det.line_.get_xdata() == pytest.approx(far) and det.line_.get_ydata() == pytest.approx(frr)
+    roc = figures.RocDisplay.from_scores(genuine, impostor).plot()
+    assert roc.line_.get_ydata() == pytest.approx(1 - frr)
+    for display in (det, roc):
+        assert display.axes_.get_xlim()[0] == pytest.approx(1e-4) and display.axes_.get_xlabel() == "FAR (%)"
+        assert "0.01" in [display.axes_.xaxis.get_major_formatter()(tick, 0) for tick in display.axes_.get_xticks()]
+
+
+def test_det_axes_are_normal_deviates():
+    axes = figures.DetDisplay.from_scores(*scores()).plot().axes_
+    forward = axes.xaxis.get_transform().transform
+    assert forward(np.array([0.001, 0.05, 0.5])) == pytest.approx(ndtri([0.001, 0.05, 0.5]))
+
+
+def test_staircase_reads_as_frr_at_far():
+    """Between two achieved FARs, what is drawn is the FRR at the largest achieved one that is not above."""
+    genuine, impostor = scores()
+    line = figures.DetDisplay.from_scores(genuine, impostor).plot().line_
+    steps = matplotlib.cbook.STEP_LOOKUP_MAP[line.get_drawstyle()](line.get_xdata(), line.get_ydata())
+    for far in (0.00115, 0.0133, 0.0777):
+        crossed = np.flatnonzero((steps[0][:-1] > far) & (steps[0][1:] <= far))
+        assert len(crossed) == 1 and steps[1][crossed[0]] == pytest.approx(frr_at_far(genuine, impostor, far), abs=0.004)
+
+
+def test_big_curves_keep_few_points_and_their_shape():
+    rng = np.random.default_rng(0)
+    genuine, impostor = rng.normal(2, 1, 20_000), rng.normal(0, 1, 200_000)
+    far, frr, _ = det_curve(genuine, impostor)
+    display = figures.DetDisplay.from_scores(genuine, impostor)
+    assert display.far.size < 5_000 < far.size
+    at = np.linspace(0.0005, 0.5, 500)
+    kept = np.interp(at, display.far[::-1], display.frr[::-1])
+    assert ndtri(kept) == pytest.approx(ndtri(np.interp(at, far[::-1], frr[::-1])), abs=0.015)
+    assert (display.far[0], display.frr[0], display.far[-1], display.frr[-1]) == (1, 0, 0, 1)
+
+
+def test_curves_in_one_axes_differ_in_colour_and_dashes_and_keep_their_bands():
+    first = figures.DetDisplay.from_scores(*scores(), name="unpruned").plot()
+    second = figures.DetDisplay.from_scores(scores()[0] - 1, scores()[1], name="pruned")
+    second.low, second.high = np.clip(second.frr - 0.05, 0, 1), np.clip(second.frr + 0.05, 0, 1)
+    second.plot(first.axes_)
+    assert first.line_.get_color() != second.line_.get_color() and first.line_.get_linestyle() != second.line_.get_linestyle()
+    assert [text.get_text() for text in first.axes_.get_legend().get_texts()] == ["unpruned", "pruned"]
+    assert len(first.axes_.collections) == 1 and "Band: 95 % bootstrap" in second.caption and "Band" not in first.caption
+
+
+def test_curves_without_scores_are_refused():
+    with pytest.raises(ValueError, match="impostor"):
+        figures.RocDisplay.from_scores([0.5], [])
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_every_figure_has_a_caption_with_units():
+    found = figures.figures_of(CURVE, LAYERS)
+    assert set(found) == {"eer", "frr_at_far_0.001", "size", "filters_left", "width_loss"}
+    assert all("%" in caption and "squeezenet" in caption and caption.endswith(".") for _, caption in found.values())
+    assert "95 % bootstrap interval over subjects" in found["eer"][1]
+
+
+def test_other_criteria_get_figures_of_their_own():
+    table = pd.concat([CURVE, curve_of([0.1, 0.3, 0.4], criterion="random")])
+    found = figures.figures_of(table, pd.concat([LAYERS, LAYERS.assign(criterion="random")]))
+    assert {"eer", "eer_random", "filters_left_random", "size_random"} <= set(found)
+    assert "frr_at_far_0.001_random" not in found, "a metric that this arm was not measured by"
+    assert "by random" in found["eer_random"][1] and "by taylor_weight" in found["eer"][1]
+
+
+def test_an_unpruned_network_has_no_width_loss():
+    assert "width_loss" not in figures.figures_of(CURVE[CURVE["step"] == 0], LAYERS[LAYERS["step"] == 0])
+
+
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory):
+    """The same results drawn by two processes: what each printed, and the bytes of all its files."""
+    found = []
+    for seed in ("1", "2"):
+        folder = tmp_path_factory.mktemp("results")
+        (folder / "smoke" / "squeezenet").mkdir(parents=True)
+        CURVE.to_csv(folder / "smoke" / "squeezenet" / "curve.csv", index=False)
+        LAYERS.to_csv(folder / "smoke" / "squeezenet" / "layers.csv", index=False)
+        code = ("import sys; from pathlib import Path; from facelib import figures; "
+                "figures.regenerate(Path(sys.argv[1])); print('torch' in sys.modules)")
+        done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
+                              capture_output=True, text=True)
+        files = {path.name: path.read_bytes() for path in sorted((folder / "smoke" / "squeezenet" / "figures").iterdir())}
+        found.append((done.stdout.strip(), files))
+    return found
+
+
+def test_figures_come_out_the_same_byte_for_byte(redrawn):
+    (_, first), (_, second) = redrawn
+    names = ("eer", "frr_at_far_0.001", "size", "filters_left", "width_loss")
+    assert sorted(first) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "pdf", "txt"))
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_figures_need_no_torch(redrawn):
+    assert [printed for printed, _ in redrawn] == ["False", "False"]
+
+
+def test_files_are_fit_for_print(redrawn):
+    files = redrawn[0][1]
+    image = Image.open(io.BytesIO(files["eer.png"]))
+    assert image.info["dpi"][0] >= 199 and image.width == pytest.approx(figures.TWO_COLUMNS * 300, abs=2)
+    assert b"/FontFile2" in files["eer.pdf"] and b"/Type3" not in files["eer.pdf"] and b"CreationDate" not in files["eer.pdf"]
+    assert files["eer.txt"].decode().strip() == figures.PruningCurve.from_table(CURVE).caption
+
+
+def test_no_results_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected folders with curve.csv"):
+        figures.regenerate(tmp_path)
+
+
+def test_a_notebook_shows_the_figure():
+    figure = figures.SizeCurve.from_table(CURVE).plot().figure_
+    assert figure._repr_png_().startswith(b"\x89PNG")
