@@ -17,9 +17,9 @@ from scipy.stats import norm
 
 from facelib import verification
 
-# Standard deviations of a genuine score: person, each of two images, rest; of an impostor score: each of two people, rest.
-GENUINE = (0.5, 0.3, 0.8)
-IMPOSTOR = (0.35, 0.85)
+# Standard deviations
+GENUINE = (0.5, 0.3, 0.8)  # of person, each of two images, rest
+IMPOSTOR = (0.35, 0.85)  # of each of two people, rest
 CORRELATION = -0.4  # of a person's two shifts
 CASES = pd.DataFrame([(80, 2, 0.1, 0.01), (80, 2, 0.02, 0.01), (80, 2, 0.005, 0.01), (368, 2, 0.01, 0.01),
                       (30, 5, 0.15, 0.01), (60, 6, 0.1, 0.001), (60, 6, 0.005, 0.001)],
@@ -39,17 +39,17 @@ def true_rates(eer: float, far: float) -> tuple[float, float]:
 
 
 def distance(eer: float) -> float:
-    """Between the means of genuine and impostor scores: the threshold is as many deviations from the one as the other."""
+    """Between the means of genuine and impostor scores; the threshold is as many deviations from one as from the other."""
     return norm.isf(eer) * sum(spreads())
 
 
 def draw(random: np.random.Generator, people: int, images: int, eer: float) -> np.ndarray:
-    """Similarity of every image with every image, (people * images, people * images), `images` of each person in a row."""
+    """Similarity of every image with every image, (people * images, people * images), a person's images in a row."""
     person = np.repeat(np.arange(people), images)
     recognised = random.normal(size=people)
     resembled = CORRELATION * recognised + np.sqrt(1 - CORRELATION**2) * random.normal(size=people)
     image, rest = random.normal(size=person.size), random.normal(size=(person.size, person.size))
-    genuine = (distance(eer) + GENUINE[0] * recognised[person] + GENUINE[1] * np.add.outer(image, image) + GENUINE[2] * rest)
+    genuine = distance(eer) + GENUINE[0] * recognised[person] + GENUINE[1] * np.add.outer(image, image) + GENUINE[2] * rest
     impostor = IMPOSTOR[0] * np.add.outer(resembled[person], resembled[person]) + IMPOSTOR[1] * rest
     return np.where(np.equal.outer(person, person), genuine, impostor)
 

@@ -1,10 +1,10 @@
 """Speed and memory of error rates, all against all: python benchmarks/verification.py [images] [dimensions].
 
-11,040 images (368 people, 30 each) make 60.9 million comparisons. Measured, each in a fresh process: the exact EER, FRR at
-three FARs and DET curve from descriptors, their products included; EER and FRRs of the same scores held in memory;
+11,040 images (368 people, 30 each) make 60.9 million comparisons. Measured, each in a fresh process: the exact EER, FRR
+at three FARs and DET curve from descriptors, their products included; EER and FRRs of the same scores held in memory;
 scikit-learn's roc_curve on these; 1,000 resamples of subjects; and the first again for ten times as many comparisons.
-Seconds of processor time, so that other work on the machine does not count; MB are the peak above
-what was there before: the descriptors or the scores. Writes results/benchmarks/verification.csv.
+Seconds of processor time, so that other work on the machine does not count; MB are the peak above what was there
+before: the descriptors or the scores. Writes results/benchmarks/verification.csv.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def measured(what: str, prepare, work, images: int, dimensions: int) -> dict:
     tracemalloc.start()
     start = time.process_time()
     work(*given)
-    return {"what": what, "images": images, "comparisons": images * (images - 1) // 2, "seconds": time.process_time() - start,
-            "peak_mb": tracemalloc.get_traced_memory()[1] / 2**20}
+    return {"what": what, "images": images, "comparisons": images * (images - 1) // 2,
+            "seconds": time.process_time() - start, "peak_mb": tracemalloc.get_traced_memory()[1] / 2**20}
 
 
 def main(images: int = 11_040, dimensions: int = 1280) -> None:

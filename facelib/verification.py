@@ -4,19 +4,20 @@ Terms of ISO/IEC 19795-1, at comparison level: FAR is its FMR (impostor comparis
 comparisons rejected). A comparison is accepted when its similarity score >= threshold. Rates are fractions.
 
 Every error rate is exact whatever the number of comparisons. FRR changes only at genuine scores, so the whole curve of
-error rates is known from the number of impostor scores below each of them (and at it); those are counted block by block,
-and neither the impostor scores nor their order is ever held in memory.
+error rates is known from the number of impostor scores below each of them (and at it); those are counted block by
+block, and neither the impostor scores nor their order is ever held in memory.
 
 Intervals resample subjects, never comparisons: comparisons that share a person are not independent. A resample draws
 as many subjects as there are, with replacement; a subject drawn w times counts w times. A genuine comparison of subject
 s then weighs w_s, because each copy brings its own genuine comparisons, and an impostor comparison of a and b weighs
 w_a * w_b, because every copy of a meets every copy of b. Copies of one subject are not compared with each other: such a
 comparison is neither genuine (w_s**2 would count it as one) nor impostor.
+
 The variance over resamples says how many independent trials the comparisons are worth, and Wilson's score interval for
-that many trials is the interval of FRR at a FAR, as Fogliato, Patil and Perona recommend ("Confidence intervals for error
-rates in 1:1 matching tasks", 2023, arXiv 2306.01198): quantiles of resamples shrink to nothing where errors are few. With
-no error, or nothing but errors, each subject with a genuine comparison is one trial. The EER is the rate that equals the
-FRR at itself as FAR; its interval holds the rates that lie within the interval of the FRR at themselves.
+that many trials is the interval of FRR at a FAR, as Fogliato, Patil and Perona recommend ("Confidence intervals for
+error rates in 1:1 matching tasks", 2023, arXiv 2306.01198): quantiles of resamples shrink to nothing where errors are
+few. With no error, or nothing but errors, each subject with a genuine comparison is one trial. The EER is the rate p
+with FRR = p at FAR = p; its interval holds every p that lies in the interval of the FRR at FAR = p.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ POSES = ("frontal", "three-quarter", "profile")
 BLOCK = 2**22  # scores held at a time
 PAIRS = 2**15  # pairs of subjects whose scores are counted at a time
 UNKNOWN = (np.nan, np.nan)  # interval
-FINE = 256  # genuine scores at which a resample's error rates are counted
+FINE = 256  # genuine scores, at most, at which the error rates of resamples are counted
 
 # ------------------------------------------------------------------------------------------ error rates of given scores
 
@@ -97,7 +98,8 @@ def det_curve(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np
     scores = np.union1d(genuine, impostor)
     accepted = impostor.size - np.searchsorted(np.sort(impostor), scores)
     rejected = np.searchsorted(np.sort(genuine), scores)
-    return (np.append(accepted / impostor.size, 0.0), np.append(rejected / genuine.size, 1.0), np.append(scores, np.inf))
+    far, frr = np.append(accepted / impostor.size, 0.0), np.append(rejected / genuine.size, 1.0)
+    return far, frr, np.append(scores, np.inf)
 
 
 def auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
@@ -200,7 +202,7 @@ def _target(metric: str) -> float:
             raise ValueError(metric)
         far = float(metric.removeprefix("frr_at_far_"))
     except ValueError:
-        raise ValueError(f"metric: expected eer or frr_at_far_<fraction> (accuracy for folds), found {metric!r}") from None
+        raise ValueError(f"metric: expected eer, frr_at_far_<fraction> or accuracy, found {metric!r}") from None
     _check_far(far)
     return far
 
@@ -332,8 +334,8 @@ def pair_folds(pairs: pd.DataFrame, subjects: Sequence | None = None, name: str 
     first, second = (pairs[column].to_numpy(dtype=np.int64) for column in ("image_a", "image_b"))
     same, fold = pairs["same"].to_numpy(dtype=bool), pairs["fold"].to_numpy()
     if same.all() or not same.any() or len(set(fold)) < 2:
-        raise ValueError(f"pairs: expected genuine and impostor pairs in two folds or more, found {same.sum()} genuine and "
-                         f"{(~same).sum()} impostor pairs in {len(set(fold))} folds")
+        raise ValueError(f"pairs: expected genuine and impostor pairs in two folds or more, found {same.sum()} genuine "
+                         f"and {(~same).sum()} impostor pairs in {len(set(fold))} folds")
     if subjects is not None:
         subjects = np.asarray(subjects).astype(str)
         wrong = np.flatnonzero((subjects[first] == subjects[second]) != same)
@@ -359,10 +361,10 @@ def _check_comparable(protocol: Protocol) -> None:
     genuine = len(set(first) & set(second)) if protocol.second is not None else len(first) - len(set(first))
     if people < 2 or not genuine:
         raise ValueError(f"{protocol.pair}, template size {protocol.template_size}: found {people} subjects and "
-                         f"{'some' if genuine else 'no'} genuine comparisons; expected 2 subjects or more, and one of them "
-                         "with two templates to compare. Add images or leave this pose out")
+                         f"{'some' if genuine else 'no'} genuine comparisons; expected 2 subjects or more, and one of "
+                         "them with two templates to compare. Add images or leave this pose out")
 
-# --------------------------------------------------------------------------------------------------- scores of protocols
+# -------------------------------------------------------------------------------------------------- scores of protocols
 
 
 class Impostors(NamedTuple):
@@ -376,7 +378,7 @@ class Impostors(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparisons:
-    """The scores of a protocol: genuine ones held, each with its subject (numbered 0, 1, ...), impostor ones as blocks."""
+    """The scores of a protocol: genuine ones held, each with its subject (numbered from 0), impostor ones as blocks."""
 
     subjects: int
     genuine: np.ndarray
@@ -408,7 +410,7 @@ def _comparisons(protocol: Protocol | PairProtocol, descriptors: np.ndarray, sim
         raise ValueError(f"descriptors: expected shape (images, dimensions), found {descriptors.shape}")
     bad = ~np.isfinite(descriptors).all(axis=1)
     if bad.any():
-        raise ValueError(f"{bad.sum()} of {len(bad)} descriptors hold NaN or infinity, first that of image {bad.argmax()}")
+        raise ValueError(f"{bad.sum()} of {len(bad)} descriptors hold NaN or infinity, first image {bad.argmax()}")
     if not callable(similarity) and similarity not in SIMILARITIES:
         raise ValueError(f"similarity: expected {' or '.join(SIMILARITIES)} or a callable, found {similarity!r}")
     prepare, compare_rows = (np.asarray, similarity) if callable(similarity) else SIMILARITIES[similarity]
@@ -482,7 +484,7 @@ def _pair_scores(protocol: PairProtocol, images: np.ndarray, compare_rows: Calla
     return np.array([compare_rows(images[a:a + 1], images[b:b + 1])[0, 0]
                      for a, b in zip(protocol.first, protocol.second, strict=True)])
 
-# -------------------------------------------------------------------------------------------------- error rates, intervals
+# ----------------------------------------------------------------------------------------------- error rates, intervals
 
 
 def evaluate(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
@@ -493,8 +495,8 @@ def evaluate(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
     descriptors: (images, dimensions), not normalised, one row per image that the protocol was made for.
     metrics: eer; frr_at_far_<fraction>; accuracy (a PairProtocol's).
     similarity: cosine, chi_square, or a callable from (m, dimensions), (n, dimensions) to (m, n) scores.
-    Returns one row per metric: protocol, pair, template_size, metric, value, ci_low, ci_high, genuine, impostor (numbers
-    of comparisons). Rates are fractions. An interval is NaN where the subjects are unknown or resamples is 0.
+    Returns one row per metric: protocol, pair, template_size, metric, value, ci_low, ci_high, genuine, impostor
+    (numbers of comparisons). Rates are fractions. An interval is NaN where subjects are unknown or resamples is 0.
     Raises ValueError for an unknown metric or similarity, and for descriptors that are not finite or too few.
     """
     found = _measure(protocol, descriptors, metrics, resamples, seed, similarity)
@@ -576,9 +578,12 @@ def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similari
 
 
 def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> dict:
-    """For each metric, FAR and FRR of the resamples, (resamples, thresholds), in two rounds: a coarse one finds the range of
-    thresholds where resamples have their operating points, a fine one counts at the genuine scores in it. Where these
-    are too many, FINE are taken, evenly spread; a resample's FRR is then off by less than one step between them."""
+    """For each metric, FAR and FRR of the resamples, (resamples, thresholds).
+
+    In two rounds: a coarse one finds the range of thresholds where resamples have their operating points, a fine one
+    counts at the genuine scores in it. Where these are too many, FINE are taken, evenly spread: intervals then end
+    within 1 % of their width of where all would put them, those of differences within 3 % (measured).
+    """
     if not found.subjects or not resamples or not metrics:
         return {}
     equal = np.full(found.subjects, 1 / found.subjects)
@@ -667,7 +672,7 @@ def _wilson(rate: float, trials: float, confidence: float) -> tuple[float, float
     z = stats.norm.ppf((1 + confidence) / 2)
     centre = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return max(min(centre - half, rate), 0.0), min(max(centre + half, rate), 1.0)  # rounding must not exclude the rate
 
 
 def _last(plausible: Callable[[float], bool], inside: float, outside: float) -> float:
@@ -681,7 +686,7 @@ def _last(plausible: Callable[[float], bool], inside: float, outside: float) -> 
 def _fold_accuracies(protocol: PairProtocol, found: Comparisons) -> np.ndarray:
     """Share of right decisions in each fold, at the threshold that is best in the other folds."""
     if not isinstance(protocol, PairProtocol):
-        raise ValueError(f"metric accuracy: expected listed pairs in folds (pair_folds), found protocol {protocol.name!r}")
+        raise ValueError(f"metric accuracy: expected pairs in folds (pair_folds), found protocol {protocol.name!r}")
     genuine, [(impostor, *_)] = found.genuine, found.impostors()
     genuine_fold, impostor_fold = protocol.fold[protocol.same], protocol.fold[~protocol.same]
     accuracies = []

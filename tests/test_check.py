@@ -171,6 +171,14 @@ def test_interrupted_it_goes_on(tmp_path, capsys, monkeypatch):
     assert run(capsys, root)[0] == 1  # finished, nothing is remembered
 
 
+def test_an_image_that_vanishes_is_a_finding(tmp_path, capsys, monkeypatch):
+    (part,) = parts(None, sound(tmp_path / "mine"))
+    (tmp_path / "mine" / "a" / "0.jpg").unlink()
+    monkeypatch.setattr(check, "parts", lambda source, root: [part])
+    status, text = run(capsys, tmp_path / "mine")
+    assert status == 1 and "PROBLEM: 1 images that cannot be read" in text and "a/0.jpg, [Errno 2] No such file" in text
+
+
 def test_what_stops_loading_is_a_problem(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     status, text = run(capsys, tmp_path / "mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -176,12 +177,14 @@ class FaceSet:
         return self.take(counts[codes + 1] >= minimum)
 
     def fingerprint(self) -> str:
-        """A hash of what the set holds, the same wherever its folder lies: every image's name, subject, pose and box, and the
-        bytes of 64 images spread evenly, so that other images under the same names are noticed without reading all."""
+        """A hash of what the set holds, the same wherever its folder lies: every image's name, subject, pose and box, and
+        the bytes of 64 images spread evenly, so that other images under the same names are noticed without reading
+        all."""
         found = hashlib.sha256()
         codes, readers = self._reader_of
         for index in np.linspace(0, len(self) - 1, min(64, len(self))).astype(int):
-            found.update(readers[codes[index]](self.table["image"].array[index]))
+            with contextlib.suppress(OSError, FaceError):  # `verify` and the check report what cannot be read
+                found.update(readers[codes[index]](self.table["image"].array[index]))
         for start in range(0, len(self), 100_000):
             images = self.table["image"].iloc[start:start + 100_000].to_numpy(dtype=object)
             found.update("\0".join(images).encode() + b"\0")
@@ -275,7 +278,7 @@ def hold_out_images(faces: FaceSet, share: float, seed: int) -> tuple[FaceSet, F
     if not held.any():
         most = np.flatnonzero(faces.labels == np.bincount(faces.labels).argmax())
         if len(most) < 2:
-            raise FaceError(f"none of the {len(faces)} training images can be held out for validation: every subject has only "
-                            "one; add images")
+            raise FaceError(f"none of the {len(faces)} training images can be held out for validation: every subject has "
+                            "only one; add images")
         held[most[-1]] = True
     return faces.take(~held), faces.take(held)
