@@ -318,9 +318,9 @@ def _cut(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None) ->
 
 def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor | None, state: dict) -> None:
     """Cuts a parameter or buffer and the optimiser's state of it in place: they stay the same objects."""
-    for key, value in state.get(tensor, {}).items():
+    for key, value in state.items():
         if isinstance(value, Tensor) and value.dim():
-            state[tensor][key] = _cut(value, rows, columns)
+            state[key] = _cut(value, rows, columns)
     cut = _cut(tensor.data, rows, columns)
     if tensor.requires_grad:
         # A graph still held (a loss that is in scope) keeps the gradient accumulator of the old shape alive, and the
@@ -480,12 +480,12 @@ class ChannelGraph:
         cuts = [torch.from_numpy(positions) if len(positions) < len(groups) else None  # None: nothing leaves
                 for positions, groups in zip(kept, self._lists)]
         slots = [slot for slot in self._slots if any(axis is not None and cuts[axis] is not None for axis in slot.axes)]
-        state = optimizer.state if optimizer else {}
-        for slot in slots:
+        states = [optimizer.state.get(slot.tensor, {}) if optimizer else {} for slot in slots]
+        for slot, state in zip(slots, states):
             self._check(slot, state)
         for parameter in self._network.parameters():
             parameter.grad = None
-        for slot in slots:
+        for slot, state in zip(slots, states):
             _cut_in_place(slot.tensor, *(None if axis is None else cuts[axis] for axis in slot.axes), state)
         self._gone |= going
         self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
@@ -497,9 +497,9 @@ class ChannelGraph:
         shape = slot.tensor.shape
         for axis, size in zip(slot.axes, shape):
             if axis is not None and len(self._lists[axis]) != size:
-                raise ValueError(f"a {slot.name} of shape {tuple(shape)} should have {len(self._lists[axis])} channels: the "
-                                 "network was changed since it was traced; make a new ChannelGraph")
-        for key, value in state.get(slot.tensor, {}).items():
+                raise ValueError(f"a {slot.name} has shape {tuple(shape)}, its channels are {len(self._lists[axis])}: "
+                                 "the network was changed since it was traced; make a new ChannelGraph")
+        for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != shape:
                 raise ValueError(f"the optimiser's {key} of a parameter of shape {tuple(shape)} has shape "
                                  f"{tuple(value.shape)}: how to cut it is not known")
@@ -510,8 +510,8 @@ class ChannelGraph:
             raise ValueError(f"group ids are integers, found {ids.dtype}")
         ids = ids.astype(np.int64)
         if wrong := [i for i in ids.tolist() if not (0 <= i < len(self._prunable) and self._prunable[i])]:
-            raise ValueError(f"no removable group has the id {str(wrong)[1:-1]}; ChannelGraph.groups lists those that may "
-                             "leave (the network's inputs, outputs and kept layers stay)")
+            raise ValueError(f"no removable group has the id {str(wrong)[1:-1]}; ChannelGraph.groups lists those that "
+                             "may leave (the network's inputs, outputs and kept layers stay)")
         if wrong := ids[self._gone[ids]].tolist():
             raise ValueError(f"already removed: group {str(wrong)[1:-1]}")
         return ids

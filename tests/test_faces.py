@@ -206,7 +206,8 @@ def test_images_held_out():
     assert set(pd.Series(validation.subjects).value_counts()) <= {1, 2} and 50 <= len(validation) <= 100
     assert hold_out_images(faces, 0.05, seed=1)[1].table.equals(validation.table)
     assert not hold_out_images(faces, 0.05, seed=2)[1].table.equals(validation.table)
-    with pytest.raises(FaceError, match="leaves none of 2; raise validation_share"):
+    assert len(hold_out_images(made(["a", "b", "b"]), 0.001, seed=0)[1]) == 1
+    with pytest.raises(FaceError, match="none of the 2 training images can be held out.*only one"):
         hold_out_images(made(["a", "b"]), 0.5, seed=0)
 
 
