@@ -39,7 +39,7 @@ def true_rates(eer: float, far: float) -> tuple[float, float]:
 
 
 def distance(eer: float) -> float:
-    """Between the means of genuine and impostor scores; the threshold is as many deviations from one as from the other."""
+    """Between the means of genuine and impostor scores: a threshold equally many deviations from both has this EER."""
     return norm.isf(eer) * sum(spreads())
 
 
@@ -49,7 +49,8 @@ def draw(random: np.random.Generator, people: int, images: int, eer: float) -> n
     recognised = random.normal(size=people)
     resembled = CORRELATION * recognised + np.sqrt(1 - CORRELATION**2) * random.normal(size=people)
     image, rest = random.normal(size=person.size), random.normal(size=(person.size, person.size))
-    genuine = distance(eer) + GENUINE[0] * recognised[person] + GENUINE[1] * np.add.outer(image, image) + GENUINE[2] * rest
+    genuine = distance(eer) + GENUINE[0] * recognised[person] + GENUINE[1] * np.add.outer(image, image)
+    genuine = genuine + GENUINE[2] * rest
     impostor = IMPOSTOR[0] * np.add.outer(resembled[person], resembled[person]) + IMPOSTOR[1] * rest
     return np.where(np.equal.outer(person, person), genuine, impostor)
 

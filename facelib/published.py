@@ -211,8 +211,8 @@ def _inputs(layers: list[Layer], connections: list[tuple[str, str]]) -> dict[str
 def _module(layer: Layer, maps: list[Tensor]) -> nn.Module:
     """The torch module of a layer, given the maps that come in."""
     if layer.kind not in KINDS:
-        raise ValueError(f"layer '{layer.name}' is a {layer.kind}, which is not known here; known are {', '.join(KINDS)}, "
-                         f"and {', '.join(sorted(TAIL))} at the end")
+        raise ValueError(f"layer '{layer.name}' is a {layer.kind}, which is not known here; known are "
+                         f"{', '.join(KINDS)}, and {', '.join(sorted(TAIL))} at the end")
     try:
         if len(maps) != layer.fields.get("NumInputs", 1):
             raise ValueError(f"{len(maps)} layers lead to it")
@@ -446,7 +446,7 @@ def last_subjects(tested: FaceSet, count: int) -> FaceSet:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m facelib.published", description="Verify a published network on faces.")
     parser.add_argument("network", type=Path, help="a MATLAB layer graph (.mat) or an ONNX network (.onnx)")
-    parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="what the faces are; see docs/sources.md")
+    parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="what the faces are (docs/sources.md)")
     parser.add_argument("--root", help="the folder or file that holds them")
     parser.add_argument("--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="an option of the source, such as: part test")
@@ -456,7 +456,7 @@ def main(arguments: list[str] | None = None) -> int:
     onnx = parser.add_argument_group("how an ONNX network takes its images (default: as the papers' do)")
     onnx.add_argument("--image-size", type=int, metavar="PIXELS", help="where the file leaves it open")
     onnx.add_argument("--colours", choices=("RGB", "BGR"))
-    onnx.add_argument("--means", type=float, nargs="+", metavar="MEAN", help="of 0-255 values: one, or red, green, blue")
+    onnx.add_argument("--means", type=float, nargs="+", help="one, or red, green, blue; of 0-255 values")
     onnx.add_argument("--scale", type=float, nargs="+", help="what the difference to the mean is multiplied by")
     onnx.add_argument("--descriptor", dest="output_name", metavar="NAME", help="the output to take, of several")
     chosen = parser.parse_args(arguments)

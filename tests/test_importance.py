@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from facelib.channels import ChannelGraph
-from facelib.importance import CRITERIA, Importance, ScoreError, gate_term, taylor_activation, Filters
+from facelib.importance import CRITERIA, Importance, ScoreError, gate_term, Filters
 
 
 class Tiny(nn.Module):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ def matlab(tmp_path, monkeypatch):
         fields = {"InputSize": np.array(image, float), "Normalization": np.zeros((1, 0))} | fields
         layers = [("ImageInputLayer", "in", fields), *layers]
         names = [name for _, name, _ in layers]
-        connections = connections or list(zip(names, names[1:]))
-        saved = [MatlabOpaque({"Version": np.ones((1, 1)), "any": struct(Name=name, **values)}, "nnet.cnn.layer." + kind)
+        connections = connections or list(pairwise(names))
+        saved = [MatlabOpaque({"Version": 1.0, "any": struct(Name=name, **values)}, f"nnet.cnn.layer.{kind}")
                  for kind, name, values in layers]
         cells = column([column(list(side)) for side in zip(*connections)], 2)
         table = MatlabOpaque({"data": cells}, "table")
@@ -68,8 +69,8 @@ def matlab(tmp_path, monkeypatch):
 
 
 def windowed(window, stride=(1, 1), padding=(0, 0, 0, 0), same=False, field="PoolSize"):
-    return {field: np.array(window, float), "Stride": np.array(stride, float), "PaddingMode": "same" if same else "manual",
-            "PaddingSize": np.array([] if same else padding, float)}
+    return {field: np.array(window, float), "Stride": np.array(stride, float),
+            "PaddingMode": "same" if same else "manual", "PaddingSize": np.array([] if same else padding, float)}
 
 
 def convolution(name, weights, bias, groups=None, dilation=(1, 1), **window):
@@ -177,14 +178,15 @@ def test_concatenation_joins_in_the_order_of_its_inputs(matlab):
     layers = [("DepthConcatenationLayer", "joined", {"NumInputs": 2.0}),
               convolution("triple", 3 * np.eye(3).reshape(1, 1, 3, 3), np.zeros(3))]
     network = published.load(matlab(layers, [("in", "joined/in2"), ("in", "triple"), ("triple", "joined/in1")]))
-    assert maps(network, IMAGE) == pytest.approx(np.concatenate([3 * IMAGE, IMAGE], 2).transpose(2, 0, 1).ravel(), abs=1e-5)
+    expected = np.concatenate([3 * IMAGE, IMAGE], 2).transpose(2, 0, 1).ravel()
+    assert maps(network, IMAGE) == pytest.approx(expected, abs=1e-5)
 
 
 def test_addition_normalisation_relu_and_global_pooling(matlab):
     learnt = {"Scale": [2.0, 1, 1], "Offset": [1.0, 0, 0]}
     fields = {name: {"Value": np.reshape(value, (1, 1, 3)).astype(np.float32)} for name, value in learnt.items()}
-    fields |= {"TrainedMean": np.reshape([3.0, 0, 0], (1, 1, 3)), "TrainedVariance": np.reshape([15.0, 0, 0], (1, 1, 3)),
-               "Epsilon": 1.0}
+    statistics = {"TrainedMean": [3.0, 0, 0], "TrainedVariance": [15.0, 0, 0]}
+    fields |= {name: np.reshape(value, (1, 1, 3)) for name, value in statistics.items()} | {"Epsilon": 1.0}
     layers = [("BatchNormalizationLayer", "norm", fields), relu("relu"), ("AdditionLayer", "sum", {"NumInputs": 2.0}),
               ("GlobalAveragePooling2DLayer", "pool", {})]
     path = matlab(layers, [("in", "norm"), ("norm", "relu"), ("relu", "sum/in1"), ("in", "sum/in2"), ("sum", "pool")])
@@ -240,10 +242,9 @@ def test_graphs_that_cannot_be_rebuilt(matlab):
         published.load(matlab([("AdditionLayer", "joined", {"NumInputs": 2.0})], [("in", "joined/in1")]))
     with pytest.raises(ValueError, match="from 'pool/indices' to 'relu' lacks a layer"):
         published.load(matlab([relu("relu")], [("pool/indices", "relu")]))
-    with pytest.raises(ValueError, match=r"'conv' \(Convolution2DLayer\) cannot be rebuilt: its weights are for 4 channels, and 3 come in"):
-        published.load(matlab([convolution("conv", np.ones((1, 1, 4, 2)), [0, 0])]))
     fields = convolution("conv", np.ones((1, 1, 3, 2)), [0, 0])[2]
-    for wrong, text in [({"PaddingValue": 1.0}, "it pads with other values than zero"), ({"Stride": "two"}, "could not convert")]:
+    for wrong, text in [({"PaddingValue": 1.0}, "it pads with other values than zero"), ({"Stride": "two"}, "invalid literal"),
+                        ({"NumGroups": 2.0}, "its weights are for 6 channels, and 3 come in")]:
         with pytest.raises(ValueError, match=rf"'conv' \(Convolution2DLayer\) cannot be rebuilt: {text}"):
             published.load(matlab([("Convolution2DLayer", "conv", fields | wrong)]))
     with pytest.raises(ValueError, match="expected one image input layer, found 2"):
@@ -270,7 +271,7 @@ def test_files_that_are_no_networks(tmp_path, monkeypatch):
     for package in ("matio.utils.matheaders", "onnxruntime"):
         monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     for name, package in [("a.mat", "mat-io"), ("a.onnx", "onnxruntime")]:
-        with pytest.raises(ImportError, match=rf"package {package}; install it with: pip install 'facelib\[published\]'"):
+        with pytest.raises(ImportError, match=rf"package {package}; .*: pip install 'facelib\[published\]'"):
             published.load(tmp_path / name)
 
 
@@ -360,7 +361,7 @@ def test_onnx_colours_means_and_scale(tmp_path):
 def test_onnx_inputs_that_are_no_images(tmp_path):
     for shape in [(3,), (1, 16, 16), (16, 16, 3), (3, 16, 8)]:
         path = exported(nn.Flatten(), tmp_path / "flat.onnx", shape=shape)
-        with pytest.raises(ValueError, match=r"one input of float32 images \(images, 3, size, size\), found images tensor"):
+        with pytest.raises(ValueError, match=r"float32 images \(images, 3, size, size\), found images tensor"):
             published.load(path)
     fixed = exported(Small(), tmp_path / "fixed.onnx")
     with pytest.raises(ValueError, match="image_size: found 112, and the file has 16"):

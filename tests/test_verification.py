@@ -432,7 +432,7 @@ def test_the_curve_of_a_protocol_has_the_error_rates_of_its_scores():
 
 # -------------------------------------------------------------------------------------------------- pairs in folds
 
-# Nearness of the positions to 0: in fold 0 genuine -1, -2, impostor -5, -6; in fold 1 genuine -3, -4, impostor -3.2, -9.
+# Nearness to position 0: in fold 0 genuine -1, -2, impostor -5, -6; in fold 1 genuine -3, -4, impostor -3.2, -9.
 POSITIONS = np.array([0, 1, 2, 5, 6, 3, 4, 3.2, 9])[:, None]
 PAIRS = pair_folds(pd.DataFrame({"image_a": 0, "image_b": range(1, 9), "same": [1, 1, 0, 0] * 2,
                                  "fold": [0] * 4 + [1] * 4}))
@@ -509,7 +509,8 @@ def test_a_resample_is_the_protocol_with_subjects_repeated(protocol, descriptors
         genuine = np.repeat(found.genuine, times[found.genuine_subject])
         others = np.repeat(impostor, times[first] * times[second])
         resampled = [verification._metric(metric, *curves[metric])[row] for metric in metrics]
-        assert resampled == pytest.approx([equal_error_rate(genuine, others), frr_at_far(genuine, others, 0.1)], abs=1e-12)
+        expected = [equal_error_rate(genuine, others), frr_at_far(genuine, others, 0.1)]
+        assert resampled == pytest.approx(expected, abs=1e-12)
 
 
 def test_subjects_of_comparisons_are_right():
