@@ -97,7 +97,8 @@ class MatlabNetwork(nn.Module):
 def load_mat(path: str | Path) -> MatlabNetwork:
     """The network of a .mat file that holds one layer graph (nnet.cnn.LayerGraph), rebuilt layer by layer.
 
-    The descriptor is what goes into the tail of fully connected, softmax, dropout and output layers, as in the papers.
+    The descriptor is what goes into the classifier, as in the papers: the output, softmax, fully connected and dropout
+    layers at the end are left out.
     The papers subtract their means before the network, as facelib does: a normalisation inside it is not supported.
     Raises ValueError naming the layer that is not known or cannot be rebuilt.
     """
@@ -181,9 +182,7 @@ def _rebuilt(name: str, layers: list[Layer], connections: list[tuple[str, str]])
         if layer.name in nodes:
             continue
         target, sources = layer.name.replace(".", "_"), inputs[layer.name]
-        modules[target] = _module(layer, [maps[source] for source in sources])
-        with torch.inference_mode():
-            maps[layer.name] = modules[target](*(maps[source] for source in sources))
+        modules[target], maps[layer.name] = _module(layer, [maps[source] for source in sources])
         nodes[layer.name] = graph.call_module(target, tuple(nodes[source] for source in sources))
     graph.output(nodes[layer.name])  # the last in order: all others lead to it
     return MatlabNetwork(name, fx.GraphModule(modules, graph), image_size)
@@ -202,21 +201,26 @@ def _inputs(layers: list[Layer], connections: list[tuple[str, str]]) -> dict[str
     ends = sorted(set(kinds) - {source for source, _ in connections})
     if len(ends) != 1:
         raise ValueError(f"expected one layer that leads to no other, found {', '.join(ends) or 'none'}")
-    end = ends[0]
+    end, softmax = ends[0], False
     while kinds[end] in TAIL and len(inputs[end]) == 1:
+        if kinds[end] == "FullyConnectedLayer" and not softmax:
+            break  # it makes a descriptor, not the softmax's logits
+        softmax = kinds[end] == "SoftmaxLayer" or softmax and kinds[end] == "DropoutLayer"
         end = inputs.pop(end)[0]
     return inputs
 
 
-def _module(layer: Layer, maps: list[Tensor]) -> nn.Module:
-    """The torch module of a layer, given the maps that come in."""
+def _module(layer: Layer, maps: list[Tensor]) -> tuple[nn.Module, Tensor]:
+    """The torch module of a layer, and what it makes of the maps that come in."""
     if layer.kind not in KINDS:
         raise ValueError(f"layer '{layer.name}' is a {layer.kind}, which is not known here; known are "
                          f"{', '.join(KINDS)}, and {', '.join(sorted(TAIL))} at the end")
     try:
         if len(maps) != layer.fields.get("NumInputs", 1):
             raise ValueError(f"{len(maps)} layers lead to it")
-        return KINDS[layer.kind](layer, maps[0].shape).eval()
+        module = KINDS[layer.kind](layer, maps[0].shape).eval()
+        with torch.inference_mode():
+            return module, module(*maps)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"layer '{layer.name}' ({layer.kind}) cannot be rebuilt: {error}") from error
 

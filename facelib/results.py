@@ -132,9 +132,11 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
 
 
 def summary_markdown(curve: pd.DataFrame) -> str:
-    """The EER's `summary` as a Markdown table, a row for each stage and step."""
-    table = summary(curve).T.rename_axis(index="filters removed").reset_index()
-    return table.to_markdown(index=False, colalign=["left"] + ["right"] * (table.shape[1] - 1), disable_numparse=True) + "\n"
+    """`summary` of the EER, a row for each stage and step, and `findings`, as two Markdown tables."""
+    tables = [summary(curve).T.rename_axis(index="filters removed").reset_index(),
+              findings(curve).rename_axis(index="EER (%)").reset_index()]
+    return "\n".join(table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.shape[1] - 1))
+                     + "\n" for table in tables)
 
 
 def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:

@@ -82,3 +82,17 @@ def test_figures_are_redrawn_from_the_tables_alone(study):
     subprocess.run([sys.executable, "-c", code, str(study)], check=True)
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == before
 
+
+def test_readmes_tables_are_those_of_the_saved_results():
+    readme = (ROOT / "README.md").read_text()
+    for preset in ("laptop", "real-faces"):
+        folder = ROOT / "results" / preset / "squeezenet"
+        written = results.summary_markdown(results.read_table(folder / "curve.csv"))
+        assert (folder / "summary.md").read_text() == written
+        tables = [table for table in written.split("\n\n") if table.strip() in readme]
+        assert tables, f"README.md shows no table of results/{preset}/squeezenet/summary.md"
+
+
+def test_pictures_in_the_readme_are_there():
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
