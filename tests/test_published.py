@@ -244,14 +244,15 @@ def test_graphs_that_cannot_be_rebuilt(matlab):
         published.load(matlab([relu("relu")], [("pool/indices", "relu")]))
     fields = convolution("conv", np.ones((1, 1, 3, 2)), [0, 0])[2]
     for wrong, text in [({"PaddingValue": 1.0}, "it pads with other values than zero"),
-                        ({"Stride": "two"}, "invalid literal"), ({"NumGroups": 2.0}, "its weights are for 6 channels, and 3 come in")]:
+                        ({"Stride": "two"}, "invalid literal"),
+                        ({"NumGroups": 2.0}, "its weights are for 6 channels, and 3 come in")]:
         with pytest.raises(ValueError, match=rf"'conv' \(Convolution2DLayer\) cannot be rebuilt: {text}"):
             published.load(matlab([("Convolution2DLayer", "conv", fields | wrong)]))
     layers = [("MaxPooling2DLayer", "pool", windowed((2, 2))), ("AdditionLayer", "sum", {"NumInputs": 2.0})]
     with pytest.raises(ValueError, match=r"'sum' \(AdditionLayer\) cannot be rebuilt: The size of tensor"):
         published.load(matlab(layers, [("in", "pool"), ("in", "sum/in1"), ("pool", "sum/in2")]))
-    tail = [("FullyConnectedLayer", "descriptor", {}), ("DropoutLayer", "drop", {}), ("FullyConnectedLayer", "classes", {}),
-            ("SoftmaxLayer", "prob", {})]
+    tail = [("FullyConnectedLayer", "descriptor", {}), ("DropoutLayer", "drop", {}),
+            ("FullyConnectedLayer", "classes", {}), ("SoftmaxLayer", "prob", {})]
     for layers in (tail, tail[:2]):  # only the layer before the softmax is the classifier
         with pytest.raises(ValueError, match="layer 'descriptor' is a FullyConnectedLayer, which is not known here"):
             published.load(matlab(layers))
