@@ -554,7 +554,7 @@ class TrainingCurve:
             self.axes_[1].set(xlabel="Epoch", ylabel="Subject found (%)", ylim=(0, 100))
             self.axes_[0].legend()
             for axes in self.axes_:
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return self
 
 
@@ -580,7 +580,7 @@ class ImagesPerSubject:
             for axes, (name, counts) in zip(self.axes_, self.counts.items()):
                 axes.hist(counts, bins=np.arange(counts.min(), counts.max() + 2) - 0.5 if np.ptp(counts) < 40 else 30, color="#0072B2")
                 axes.set(xlabel="Images of a subject", ylabel="Subjects", title=f"{name}: {len(counts)} subjects")
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         return self
 
 
