@@ -65,7 +65,8 @@ def coverage(people: int, images: int, eer: float, far: float, repeats: int, res
         similarity = draw(random, people, images, eer)
         found.append(verification.evaluate(
             protocol, number, ("eer", f"frr_at_far_{far}"), resamples, seed,
-            lambda a, b: similarity[a[:, 0].astype(int)][:, b[:, 0].astype(int)]).assign(truth=true_rates(eer, far)))
+            lambda a, b, drawn=similarity: drawn[np.ix_(a[:, 0].astype(int), b[:, 0].astype(int))]
+        ).assign(truth=true_rates(eer, far)))
     table = pd.concat(found)
     table = table.assign(below=table["ci_high"] < table["truth"], above=table["ci_low"] > table["truth"],
                          width=table["ci_high"] - table["ci_low"])

@@ -34,7 +34,7 @@ from sklearn.metrics.pairwise import additive_chi2_kernel
 
 POSES = ("frontal", "three-quarter", "profile")
 BLOCK = 2**22  # scores held at a time
-PAIRS = 2**15  # pairs of subjects whose scores are counted at a time
+PAIRS = 2**13  # pairs of subjects whose scores are counted at a time
 UNKNOWN = (np.nan, np.nan)  # interval
 FINE = 256  # genuine scores, at most, at which the error rates of resamples are counted
 
@@ -447,7 +447,7 @@ def _crossed(protocol: Protocol, templates: np.ndarray, compare_rows: Callable) 
         genuine_subject.append(np.full(genuine[-1].size, subject))
 
     def impostors() -> Iterator[Impostors]:
-        step = max(1, min(BLOCK // len(columns), PAIRS // subjects))
+        step = max(1, BLOCK // len(columns))
         for start in range(0, len(rows), step):
             left = row_codes[start:start + step]
             skip = start if once else 0
@@ -629,11 +629,12 @@ def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray) -> tuple
     genuine = weights @ histograms(found.genuine, found.genuine_subject, found.subjects)
     impostor = np.zeros((len(weights), bins))
     for block in found.impostors():
-        histogram = histograms(block.scores, block.pair, block.first.size)
-        compared = np.flatnonzero(histogram.any(axis=1))
-        for start in range(0, compared.size, 4096):
-            part = compared[start:start + 4096]
-            impostor += (weights[:, block.first[part]] * weights[:, block.second[part]]) @ histogram[part]
+        for start in range(0, block.first.size, PAIRS):
+            first, second = block.first[start:start + PAIRS], block.second[start:start + PAIRS]
+            here = (block.pair >= start) & (block.pair < start + PAIRS)
+            histogram = histograms(block.scores[here], block.pair[here] - start, first.size)
+            met = np.flatnonzero(histogram.any(axis=1))
+            impostor += (weights[:, first[met]] * weights[:, second[met]]) @ histogram[met]
     genuine_total, impostor_total = (histogram.sum(axis=1, keepdims=True) for histogram in (genuine, impostor))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has no comparison of a kind
         frr = genuine.cumsum(axis=1)[:, :-1] / genuine_total
