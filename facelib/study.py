@@ -38,6 +38,7 @@ class Study:
     test_share: float
     more_training: list
     overlaps: str
+    more_tests: list
     image_size: int
     stem_stride: int
     imagenet: str
@@ -96,10 +97,10 @@ class Study:
                         self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor)
 
     @cached_property
-    def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet]:
-        learning, test = faces.load_split(self.source, self.root, self.test_share,
-                                          self.more_training, self.overlaps, **self.source_options)
-        return *faces.hold_out_images(learning, self.validation_share, self.seed), test
+    def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet, dict[str, FaceSet]]:
+        learning, test, more = faces.load_split(self.source, self.root, self.test_share, self.more_training,
+                                                self.overlaps, self.more_tests, **self.source_options)
+        return *faces.hold_out_images(learning, self.validation_share, self.seed), test, more
 
     @property
     def training(self) -> FaceSet:
@@ -115,6 +116,11 @@ class Study:
     def test(self) -> FaceSet:
         """Images of people that training never saw."""
         return self._faces[2]
+
+    @property
+    def more_faces(self) -> dict[str, FaceSet]:
+        """Sets that are verified besides, by the pairs that they list."""
+        return self._faces[3]
 
     @cached_property
     def protocols(self) -> list[verification.Protocol]:
@@ -146,14 +152,14 @@ class Study:
         return user_path(self.results) / self.preset / self.network
 
     def sizes(self) -> pd.DataFrame:
-        """Images, subjects and images per pose of the three sets. Reads every image once, and raises FaceError that
+        """Images, subjects and images per pose of every set. Reads every image once, and raises FaceError that
         lists those that cannot be read: better now than after an hour of training."""
-        for chosen in self._faces:
+        for chosen in (self.training, self.validation, self.test, *self.more_faces.values()):
             chosen.verify()
         return self._counts()
 
     def _counts(self) -> pd.DataFrame:
-        return faces.counts(training=self.training, validation=self.validation, test=self.test)
+        return faces.counts(training=self.training, validation=self.validation, test=self.test, **self.more_faces)
 
     def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
         """The unpruned network and its training history, one row per epoch."""
@@ -194,7 +200,7 @@ class Study:
         """Writes curve.csv, layers.csv and manifest.json into the results folder."""
         results.write_table(tables.curve, results.CURVE, self.folder / "curve.csv")
         results.write_table(tables.layers, results.LAYERS, self.folder / "layers.csv")
-        private = ("root", "more_training", "overlaps", "imagenet", "runs", "results")  # paths of one machine
+        private = ("root", "more_training", "overlaps", "more_tests", "imagenet", "runs", "results")  # paths of one machine
         parameters = {name: value for name, value in asdict(self).items() if name not in private}
         config = {"parameters": parameters, "baseline": self.baseline_run.config, "pruning": self.run.config}
         counts = self._counts().to_dict("index")

@@ -235,13 +235,13 @@ def test_training_and_test_people_differ_under_every_name(tmp_path):
     overlaps.write_text("set_a,subject_a,set_b,subject_b,found_by\nmore,n1,folder,m9,name\n"
                         "more,n4,more,n1,face\nmore,n2,folder,m0,name\nfolder,m8,folder,m3,face\n")
     more = [{"source": "folder", "root": tmp_path / "more", "name": "more"}]
-    training, test = load_split("folder", tmp_path / "mine", 0.2, more, overlaps)
+    training, test, _ = load_split("folder", tmp_path / "mine", 0.2, more, overlaps)
     assert test.subject_names == ["folder/m8", "folder/m9"]
-    mine, more_people = [f"folder/m{n}" for n in (0, 1, 2, 4, 5, 6, 7)], [f"more/n{n}" for n in (0, 2, 3, 5)]
+    mine, more_people = [f"folder/m{n}" for n in (0, 1, 2, 4, 5, 6, 7)], [f"more/n{n}" for n in (0, 3, 5)]  # n2 is m0
     assert training.subject_names == mine + more_people
-    training, _ = load_split("folder", tmp_path / "mine", 0.2, overlaps=overlaps)
+    training, *_ = load_split("folder", tmp_path / "mine", 0.2, overlaps=overlaps)
     assert "folder/m3" not in training.subject_names and len(training.subject_names) == 7
-    training, test = load_split("folder", tmp_path / "mine", 0.2)
+    training, test, _ = load_split("folder", tmp_path / "mine", 0.2)
     assert training.subject_names == [f"m{n}" for n in range(8)] and test.subject_names == ["m8", "m9"]
     with pytest.raises(FaceError, match="source among them"):
         load_split("folder", tmp_path / "mine", 0.2, [{"root": "more"}])
@@ -574,12 +574,23 @@ def test_people_left_out_of_real_training(real_faces):
             {"source": "folder", "root": real_faces / "celeba", "name": "celeba"}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        training, test = load_split("cfp", real_faces / "cfp", 0.2, more, real_faces / "overlaps.csv")
+        training, test, _ = load_split("cfp", real_faces / "cfp", 0.2, more, real_faces / "overlaps.csv")
     overlaps = pd.read_csv(real_faces / "overlaps.csv", dtype=str)
     tested = overlaps[(overlaps["set_b"] == "cfp") & (overlaps["subject_b"] >= "321")]
     assert len(test.subject_names) == 80 and len(tested) > 0
     assert not set(tested["set_a"] + "/" + tested["subject_a"]) & set(training.subject_names)
-    assert len(training.subject_names) == 320 + 62 + 281 - len(tested)
+    assert len(training.subject_names) == 320 + 62 + 281 - len(overlaps[overlaps["set_b"] != "lfw"])
+
+
+def test_people_of_lfw_left_out_of_real_training(real_faces):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        training, _, more = load_split("cfp", real_faces / "cfp", 0.2, overlaps=real_faces / "overlaps.csv",
+                                       more_tests=[{"source": "lfw", "root": real_faces / "lfw"}])
+    overlaps = pd.read_csv(real_faces / "overlaps.csv", dtype=str)
+    in_lfw = overlaps[(overlaps["set_a"] == "cfp") & (overlaps["set_b"] == "lfw") & (overlaps["subject_a"] < "321")]
+    assert len(more["lfw"].pairs["lfw/view2"]) == 6000
+    assert len(training.subject_names) == 320 - len(in_lfw) == 222
 
 
 def test_everything_public_is_there():

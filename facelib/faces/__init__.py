@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,7 +12,7 @@ from facelib.faces.faceset import FaceError, FaceSet, assert_disjoint, hold_out_
 from facelib.faces.sources import SOURCES, read_overlaps
 from facelib.storage import user_path
 
-__all__ = ["FaceError", "FaceSet", "assert_disjoint", "counts", "examples", "hold_out_images", "load", "load_split",
+__all__ = ["FaceError", "FaceSet", "Split", "assert_disjoint", "counts", "examples", "hold_out_images", "load", "load_split",
            "split_subjects", "union"]
 
 
@@ -33,40 +35,57 @@ def load(source: str, root=None, minimum_images: int = 1, **options) -> FaceSet:
     return faces.with_images(minimum_images) if minimum_images > 1 else faces
 
 
+class Split(NamedTuple):
+    """Faces to learn from, to verify by pose, and sets with pairs of their own to verify; nobody is on two sides."""
+
+    training: FaceSet
+    test: FaceSet
+    more_tests: dict[str, FaceSet]
+
+
 def load_split(source: str, root=None, test_share: float = 0.2, more_training: list[dict] | None = None,
-               overlaps: str = "", **options) -> tuple[FaceSet, FaceSet]:
+               overlaps: str = "", more_tests: list[dict] | None = None, **options) -> Split:
     """Training and test faces that share no subject.
 
     The test subjects come from `source`, which also trains with the others. more_training: sets to train on besides,
     each the arguments of `load`, for instance {"source": "vggface2", "root": "..."}. overlaps: a CSV file with the
     columns set_a, subject_a, set_b, subject_b that lists the same person under two names; whoever is tested is left
-    out of training under every name.
+    out of training under every name, and whoever trains under two names is one subject. more_tests: sets to test on
+    besides, whole, such as {"source": "lfw", "root": "..."}; they have to list pairs.
+    Raises FaceError when sets are named twice, or one of more_tests lists no pairs.
     """
     training, test = split_subjects(load(source, root, **options), test_share)
-    if not more_training and not overlaps:
-        return training, test
-    for extra in more_training or []:
+    if not more_training and not more_tests and not overlaps:
+        return Split(training, test, {})
+    for what, extra in [*(("more_training", extra) for extra in more_training or []),
+                        *(("more_tests", extra) for extra in more_tests or [])]:
         if "source" not in extra:
-            raise FaceError(f"more_training: expected the arguments of load, source among them, found {extra}")
+            raise FaceError(f"{what}: expected the arguments of load, source among them, found {extra}")
         if root and extra.get("root") and user_path(extra["root"]).resolve() == user_path(root).resolve():
-            raise FaceError(f"more_training names {extra['root']}, from which the test subjects come, too; leave it out")
-    training = union(training, *(load(**extra) for extra in more_training or []))
-    test = union(test)
+            raise FaceError(f"{what} names {extra['root']}, from which the test subjects come, too; leave it out")
+    training, test = union(training, *(load(**extra) for extra in more_training or [])), union(test)
+    others = {name: union(faces) for faces in (load(**extra) for extra in more_tests or []) for name in faces.readers}
+    for name, faces in others.items():
+        if not faces.pairs:
+            raise FaceError(f"more_tests: the set {name} lists no pairs to verify, as lfw and pairs do")
     if overlaps:
-        training = training.take(~pd.Series(training.subjects).isin(same_people(test, overlaps)).to_numpy())
-    assert_disjoint(training, test)
-    return training, test
+        people = same_people(user_path(overlaps))
+        tested = {people.get(name, name) for faces in (test, *others.values()) for name in faces.subject_names}
+        training = training.renamed(people)
+        training = training.take(~pd.Series(training.subjects).isin(tested).to_numpy())
+    for faces in (test, *others.values()):
+        assert_disjoint(training, faces)
+    return Split(training, test, others)
 
 
-def same_people(faces: FaceSet, overlaps: str) -> set[str]:
-    """Every name (set/subject) of a person in `faces`, by a table of set_a, subject_a, set_b, subject_b."""
-    pairs = read_overlaps(user_path(overlaps))
-    people = set(faces.subject_names)
-    size = 0
-    while size < len(people):  # a person may have more than two names
-        size = len(people)
-        people |= {name for pair in pairs if set(pair) & people for name in pair}
-    return people
+def same_people(overlaps: Path) -> dict[str, str]:
+    """Every name (set/subject) in a table of set_a, subject_a, set_b, subject_b, and the one name of that person: the
+    first in name order of all that the table, followed from name to name, says are the same person."""
+    members: dict[str, set[str]] = {}
+    for pair in read_overlaps(overlaps):
+        group = set().union(*(members.get(name, {name}) for name in pair))
+        members |= dict.fromkeys(group, group)
+    return {name: min(group) for name, group in members.items()}
 
 
 def counts(**sets: FaceSet) -> pd.DataFrame:

@@ -167,6 +167,12 @@ class FaceSet:
         return FaceSet(self.table.iloc[indices].reset_index(drop=True), self.readers,
                        {name: listed for name, listed in pairs.items() if len(listed)})
 
+    def renamed(self, names: dict[str, str]) -> FaceSet:
+        """The same images with subjects renamed: old name to new; two that get one name become one subject."""
+        codes, old = self._coded("subject")
+        subjects = np.array([names.get(name, name) for name in old], dtype=object)[codes]
+        return FaceSet(self.table.assign(subject=pd.Categorical(subjects)), self.readers, self.pairs)
+
     def with_images(self, minimum: int) -> FaceSet:
         """The subjects that have at least `minimum` images. Raises FaceError when nobody has."""
         codes, _ = self._coded("subject")
