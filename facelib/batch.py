@@ -26,6 +26,9 @@ from traitlets.config import Config
 from facelib.progress import BATCH
 
 
+SECONDS_BETWEEN_LINES = "20"  # of progress in batch, where the environment does not say otherwise
+
+
 class ParameterError(ValueError):
     """A parameter's name or type is not what the notebook declares."""
 
@@ -94,7 +97,26 @@ def from_text(name: str, text: str, defaults: dict[str, object]) -> object:
     return text if isinstance(defaults.get(name), str) else yaml.safe_load(text)
 
 
-def run(notebook: Path, output: Path, parameters: dict[str, object], seconds_between_lines: float = 20) -> None:
+def given(notebook: Path, files: list[Path], pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """The parameters that YAML files and, winning over them, a command line's pairs of name and value give a notebook.
+
+    Raises ParameterError when one is not what the notebook declares.
+    """
+    defaults = declared(notebook)
+    parameters: dict[str, object] = {}
+    for path in files:
+        parameters |= from_yaml(path, notebook)
+    parameters |= {name: from_text(name, text, defaults) for name, text in pairs}
+    return checked(parameters, defaults, str(notebook))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options from which `given` takes parameters: p and f."""
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
+    parser.add_argument("-f", action="append", default=[], type=Path, metavar="FILE", help="parameters from a YAML file")
+
+
+def run(notebook: Path, output: Path, parameters: dict[str, object]) -> None:
     """Executes a notebook into `output` with checked parameters; progress goes to the terminal as plain lines.
 
     Raises ParameterError before anything runs; papermill.PapermillExecutionError when a cell fails, `output` then shows
@@ -102,7 +124,7 @@ def run(notebook: Path, output: Path, parameters: dict[str, object], seconds_bet
     """
     parameters = checked(parameters, declared(notebook), str(notebook))
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    os.environ[BATCH] = str(seconds_between_lines)
+    os.environ.setdefault(BATCH, SECONDS_BETWEEN_LINES)
     with tempfile.TemporaryDirectory() as sockets:
         # Sockets of this user only, where there are such: over TCP every local user could read along, as the kernel warns.
         kernel = Config() if os.name == "nt" else Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
@@ -127,16 +149,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m facelib.batch", description="Run a notebook with papermill, strictly.")
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
-    parser.add_argument("-f", action="append", default=[], type=Path, metavar="FILE", help="parameters from a YAML file")
+    add_options(parser)
     options = parser.parse_args(arguments)
     try:
-        defaults = declared(options.notebook)
-        parameters: dict[str, object] = {}
-        for path in options.f:
-            parameters |= from_yaml(path, options.notebook)
-        parameters |= {name: from_text(name, text, defaults) for name, text in options.p}
-        run(options.notebook, options.output, parameters)
+        run(options.notebook, options.output, given(options.notebook, options.f, options.p))
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

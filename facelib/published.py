@@ -484,7 +484,7 @@ def main(arguments: list[str] | None = None) -> int:
               "source_options": {name: Path(value).name for name, value in chosen.option}}  # no path of this machine
     results.write_table(table, VERIFICATION, chosen.output / "verification.csv")
     results.write_json(chosen.output / "manifest.json", results.manifest(
-        config, {"verification": time.monotonic() - start}, fingerprint=tested.fingerprint(),
+        config, {"verification": {"seconds": round(time.monotonic() - start, 1), "commits": [results.commit()]}}, fingerprint=tested.fingerprint(),
         faces=faces.counts(tested=tested).to_dict("index")))
     print(table.to_string(index=False))
     return 0

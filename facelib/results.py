@@ -20,7 +20,8 @@ from facelib.storage import replacing
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters", "groups", "filters_removed_pct", "parameters", "macs",
          "protocol", "pair", "template_size", "metric", "value", "ci_low", "ci_high", "genuine", "impostor"]
 LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "depth", "out_channels_original", "out_channels"]
-PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors"]
+PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors",
+            "mat-io", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,22 @@ class Run:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the block's duration to durations.json, also when the block fails: a resumed part adds up."""
+        """Adds the block's duration to parts.json, also when the block fails, and the commit that ran it: a part that was
+        resumed adds up, and tells of every commit that worked on it. A block of less than a second found all done."""
         start = time.monotonic()
         try:
             yield
         finally:
-            durations = self.durations()
-            write_json(self.folder / "durations.json", durations | {part: durations.get(part, 0.0) + time.monotonic() - start})
+            parts, seconds = self.parts(), time.monotonic() - start
+            before = parts.get(part, {"seconds": 0.0, "commits": []})
+            if seconds >= 1 or part not in parts:
+                commits = sorted({*before["commits"], commit() or "unknown"})
+                parts[part] = {"seconds": round(before["seconds"] + seconds, 1), "commits": commits}
+                write_json(self.folder / "parts.json", parts)
 
-    def durations(self) -> dict[str, float]:
-        """Seconds spent so far on each timed part."""
-        path = self.folder / "durations.json"
+    def parts(self) -> dict[str, dict]:
+        """Seconds spent so far on each timed part, and the commits of the code that ran."""
+        path = self.folder / "parts.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -65,18 +71,19 @@ def write_json(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def write_table(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    """Writes a tidy table as CSV, atomically; floats with all their digits, so that reading gives the same numbers."""
+def write_table(table: pd.DataFrame, columns: list[str] | None, path: Path) -> None:
+    """Writes a tidy table (all its columns when None) as CSV, atomically; floats with all their digits, so that reading gives the same numbers."""
     with replacing(path) as temporary:
-        table[columns].to_csv(temporary, index=False, lineterminator="\n")
+        table[columns or list(table)].to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, float_precision="round_trip")
 
 
-def manifest(config: dict, durations: dict[str, float], **more) -> dict:
-    """How results came about: versions, commit, machine, parameters, durations in seconds."""
+def manifest(config: dict, parts: dict[str, dict], **more) -> dict:
+    """How results came about: parameters, the parts' durations in seconds and commits; versions, commit and machine of
+    the last execution, which wrote the tables."""
     import torch  # figures are redrawn without it
 
     versions = {"python": platform.python_version()}
@@ -88,7 +95,7 @@ def manifest(config: dict, durations: dict[str, float], **more) -> dict:
     device = {"processor": processor(), "threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability(),
               "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
     return {"config": config, "versions": versions, "commit": commit(), "device": device,
-            "seconds": {part: round(seconds, 1) for part, seconds in durations.items()}} | more
+            "parts": parts} | more
 
 
 def processor() -> str:
@@ -126,7 +133,7 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
     for stage in ("pruned", "fine-tuned", "control"):
         for step, found in rows[(rows["stage"] == stage) & rows["step"].isin(nearest)].groupby("step"):
             name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
-            cells = {_row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
+            cells = {row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
             columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
     return pd.DataFrame(columns).rename_axis(columns="filters removed")
 
@@ -148,12 +155,12 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
         before, after = found.iloc[0], found.iloc[-1]
         worse = found["value"] > before["ci_high"]
         held = found["filters_removed_pct"][~worse.cummax()].max()
-        rows[_row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
+        rows[row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
                                        "within the unpruned interval up to": f"{held:.0f} %"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _row_name(pair: str, template_size: int) -> str:
+def row_name(pair: str, template_size: int) -> str:
     return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
 
 

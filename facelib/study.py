@@ -1,11 +1,19 @@
 """One study of one network: a notebook's parameters, checked, and the steps that follow from them.
 
-The notebooks of all networks share it. Every step finds what an earlier execution left in the run's folder and goes on
-from there.
+    python -m facelib.study NOTEBOOK PART [-p name value]... [-f file.yaml]...    computes one part
+    python -m facelib.study NOTEBOOK parts [-p name value]... [-f file.yaml]...   lists them
+
+The notebooks of all networks share it. A part is what can be computed by itself: `baseline` (the unpruned network), `pruning`
+(step by step, and fine-tuned), and `arm:NAME:SEED`, each of the controls. Every part finds what an earlier execution left in
+its run's folder and goes on from there; a notebook computes those that are not there yet.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
+import os
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -14,10 +22,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from facelib import faces, figures, networks, pruning, results, training, verification
+from facelib import batch, faces, figures, networks, pruning, results, training, verification
 from facelib.faces import FaceSet
 from facelib.networks import FaceNetwork
-from facelib.pruning import Schedule, Tables
+from facelib.progress import BATCH
+from facelib.pruning import Evaluate, Schedule, Tables
 from facelib.storage import user_path
 from facelib.training import Recipe
 
@@ -60,26 +69,30 @@ class Study:
     finetune_shares: list
     finetune_epochs: int
     finetune_learning_rate: float
+    arms: dict
+    arm_step_share: float
     template_sizes: list
+    more_template_sizes: list
     resamples: int
     runs: str
     results: str
 
     @classmethod
-    def from_parameters(cls, network: str, names: dict) -> Study:
+    def from_parameters(cls, names: dict) -> Study:
         """The study that a notebook's parameters cell describes; names: the notebook's globals()."""
-        return cls(network=network, **{field.name: names[field.name] for field in fields(cls) if field.name != "network"})
+        return cls(**{field.name: names[field.name] for field in fields(cls)})
 
     def __post_init__(self):
-        self.recipe, self.pruning_schedule, self.finetune_recipe  # noqa: B018  each checks its own
+        self.recipe, self.pruning_schedule, self.finetune_recipe, self.arm_schedules  # noqa: B018  each checks its own
         steps = {share: share / self.step_share for share in self.finetune_shares}
         wrong = [share for share, step in steps.items() if not 0 <= share <= self.last_share
                  or abs(step - round(step)) > 1e-6 or not self.pruning_schedule.evaluated(round(step))]
         if wrong:
             raise ValueError(f"finetune_shares has {wrong[0]}, where pruning does not evaluate: it does every "
                              f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
-        if not self.template_sizes or min(self.template_sizes) < 1:
-            raise ValueError(f"template_sizes are numbers of images, at least 1, found {self.template_sizes}")
+        if not self.template_sizes or min(self.template_sizes + self.more_template_sizes) < 1:
+            raise ValueError("template_sizes and more_template_sizes are numbers of images, at least 1, found "
+                             f"{self.template_sizes} and {self.more_template_sizes}")
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -95,6 +108,22 @@ class Study:
     def pruning_schedule(self) -> Schedule:
         return Schedule(self.criterion, self.step_share, self.last_share, self.batches_per_step,
                         self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor)
+
+    @cached_property
+    def arm_schedules(self) -> dict[tuple[str, int], Schedule]:
+        """The schedule of every control, by name and seed. All take the same, coarser steps, each with as many
+        mini-batches as one of the study's own; `control` trains as they do and removes nothing."""
+        wrong = [name for name, seeds in self.arms.items() if type(seeds) is not int or seeds < 1]
+        if wrong:
+            raise ValueError(f"arms are a criterion or control, and its number of seeds, found {wrong[0]}: {self.arms[wrong[0]]!r}")
+        return {(name, seed): replace(self.pruning_schedule, criterion=pruning.NOTHING if name == "control" else name,
+                                      step_share=self.arm_step_share, evaluate_every=1)
+                for name, seeds in self.arms.items() for seed in range(seeds)}
+
+    @property
+    def chosen_steps(self) -> set[int]:
+        """Steps whose networks are looked at more closely: unpruned, and those that are fine-tuned."""
+        return {0} | {round(share / self.step_share) for share in self.finetune_shares}
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet, dict[str, FaceSet]]:
@@ -122,11 +151,16 @@ class Study:
         """Sets that are verified besides, by the pairs that they list."""
         return self._faces[3]
 
-    @cached_property
-    def protocols(self) -> list[verification.Protocol]:
-        """Every pose pair of the test faces, for every template size."""
-        return [protocol for size in self.template_sizes
-                for protocol in verification.pose_pairs(self.test.subjects, self.test.poses, size)]
+    def _protocols(self, closely: bool) -> Iterable[tuple[FaceSet, list, tuple[str, ...]]]:
+        """Faces, their protocols and the metrics: the pose pairs of the test faces; looked at closely, more template
+        sizes, and the pairs of the other sets."""
+        sizes = self.template_sizes + [size for size in self.more_template_sizes if closely and size not in self.template_sizes]
+        yield self.test, [protocol for size in sizes for protocol in
+                          verification.pose_pairs(self.test.subjects, self.test.poses, size)], ("eer", "frr_at_far_0.001")
+        for faces in self.more_faces.values() if closely else ():
+            subjects = None if pd.isna(faces.subjects).any() else faces.subjects
+            yield faces, [verification.pair_folds(pairs, subjects, name.split("/")[-1])
+                          for name, pairs in faces.pairs.items()], ("accuracy", "eer")
 
     @cached_property
     def baseline_run(self) -> results.Run:
@@ -143,8 +177,18 @@ class Study:
         """Where the pruned networks are: named by all that decides the tables."""
         config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.pruning_schedule),
                   "finetune_shares": self.finetune_shares, "finetune": asdict(self.finetune_recipe),
-                  "template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint()}
+                  "more_template_sizes": self.more_template_sizes} | self._tested
         return results.Run.open(user_path(self.runs), f"{self.network}-pruning", config)
+
+    def arm_run(self, name: str, seed: int) -> results.Run:
+        """Where a control is."""
+        config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.arm_schedules[name, seed]), "seed": seed}
+        return results.Run.open(user_path(self.runs), f"{self.network}-{name}-{seed}", config | self._tested)
+
+    @property
+    def _tested(self) -> dict:
+        return {"template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint(),
+                "more_tests": {name: faces.fingerprint() for name, faces in self.more_faces.items()}}
 
     @property
     def folder(self) -> Path:
@@ -172,41 +216,174 @@ class Study:
         results.write_table(history, list(history), self.folder / "training.csv")
         return network, history
 
-    def verify(self, network: FaceNetwork) -> pd.DataFrame:
-        """EER and FRR at FAR 0.1 % of the test faces on every protocol, with intervals over subjects."""
-        found = networks.descriptors(network, self.test)
-        return pd.concat([verification.evaluate(protocol, found, resamples=self.resamples) for protocol in self.protocols],
-                         ignore_index=True)
+    def measure(self, network: FaceNetwork, closely: bool) -> list[verification.Measurement]:
+        """Error rates of the test faces on every protocol."""
+        found = []
+        for chosen, protocols, metrics in self._protocols(closely):
+            descriptors = networks.descriptors(network, chosen)
+            found += [verification.measure(protocol, descriptors, metrics, self.resamples) for protocol in protocols]
+        return found
+
+    def verifier(self, unpruned: FaceNetwork, chosen_steps: Iterable[int] = ()) -> Evaluate:
+        """What gives a network's rows of the curve: its error rates, with intervals over subjects, and `eer_change`, its EER
+        minus the unpruned network's on the same comparisons, with the interval of the difference."""
+        before = {}
+
+        def key(found: verification.Measurement) -> tuple:
+            return found.protocol.name, found.protocol.pair, found.protocol.template_size
+
+        def verify(network: FaceNetwork, step: int) -> pd.DataFrame:
+            if not before:
+                before.update({key(found): found for found in self.measure(unpruned, closely=True)})
+            rows = []
+            for found in self.measure(network, step in chosen_steps):
+                change = found.minus(before[key(found)]).drop(columns=["value_a", "value_b"])
+                rows += [found.table(), change[change["metric"] == "eer"].assign(metric="eer_change")]
+            return pd.concat(rows, ignore_index=True)
+
+        return verify
+
+    @cached_property
+    def _recipes(self) -> tuple[Recipe, Recipe]:
+        """Of training and of fine-tuning, in the precision in which the network was trained."""
+        precision = results.read_table(self.folder / "training.csv")["precision"].iloc[0]
+        return replace(self.recipe, precision=precision), replace(self.finetune_recipe, precision=precision)
 
     def pruned(self, network: FaceNetwork) -> Tables:
-        """Prunes a copy of the network step by step, fine-tunes where asked, and saves tables and manifest.
-
-        Everything runs in the precision in which the network was trained.
-        """
-        precision = results.read_table(self.folder / "training.csv")["precision"].iloc[0]
-        recipe, finetune_recipe = (replace(r, precision=precision) for r in (self.recipe, self.finetune_recipe))
+        """Prunes a copy of the network step by step and fine-tunes where asked."""
+        recipe, finetune_recipe = self._recipes
+        verify = self.verifier(network, self.chosen_steps)
         with self.run.timed("pruning"):
-            tables = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, self.verify, self.seed,
-                                   self.run.folder)
+            found = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, verify, self.seed,
+                                  self.run.folder)
         with self.run.timed("fine-tuning"):
             tuned = pruning.fine_tune(self.run.folder, self.finetune_shares, self.training, self.validation,
-                                      self.pruning_schedule, finetune_recipe, self.verify, self.seed)
-        tables = Tables(pd.concat([tables.curve, tuned.curve], ignore_index=True),
-                        pd.concat([tables.layers, tuned.layers], ignore_index=True))
-        self.save(tables)
-        return tables
+                                      self.pruning_schedule, finetune_recipe, verify, self.seed)
+        return together([found, tuned])
 
-    def save(self, tables: Tables) -> None:
-        """Writes curve.csv, layers.csv and manifest.json into the results folder."""
+    def arm(self, network: FaceNetwork, name: str, seed: int) -> Tables:
+        """Prunes a copy of the network as the control `name` says."""
+        run = self.arm_run(name, seed)
+        with run.timed(f"{name} {seed}"):
+            return pruning.prune(deepcopy(network), self.training, self.arm_schedules[name, seed], self._recipes[0],
+                                 self.verifier(network), seed, run.folder)
+
+    def computed(self, network: FaceNetwork) -> Tables:
+        """Computes every part that is not there yet, saves tables, curves and manifest, and returns the tables of `pruned`."""
+        tables = self.pruned(network)
+        arms = [self.arm(network, *arm) for arm in self.arm_schedules]
         results.write_table(tables.curve, results.CURVE, self.folder / "curve.csv")
         results.write_table(tables.layers, results.LAYERS, self.folder / "layers.csv")
+        if arms:
+            controls = together(arms)
+            results.write_table(controls.curve, results.CURVE, self.folder / "arms" / "curve.csv")
+            results.write_table(controls.layers, results.LAYERS, self.folder / "arms" / "layers.csv")
+        det = self.run.folder / "det.csv"
+        if not det.exists():
+            results.write_table(self._det(), None, det)
+        results.write_table(results.read_table(det), None, self.folder / "det.csv")
+        self._save_manifest()
+        return tables
+
+    def scores(self, network: FaceNetwork) -> pd.DataFrame:
+        """Histograms of the network's genuine and impostor scores, for every protocol; saved as scores.csv."""
+        chosen, protocols, _ = next(iter(self._protocols(closely=False)))
+        found = networks.descriptors(network, chosen)
+        tables = []
+        for protocol in protocols:
+            edges, genuine, impostor = verification.score_histogram(*verification.protocol_scores(protocol, found), 50)
+            tables.append(pd.DataFrame({"network": self.network, "protocol": protocol.name, "pair": protocol.pair,
+                                        "template_size": protocol.template_size, "low": edges[:-1], "high": edges[1:],
+                                        "genuine": genuine, "impostor": impostor}))
+        table = pd.concat(tables, ignore_index=True)
+        results.write_table(table, list(table), self.folder / "scores.csv")
+        return table
+
+    def sanity(self, network: FaceNetwork) -> pd.DataFrame:
+        """What guessing would reach and what the network does: classifying known people, and telling strangers apart."""
+        history = results.read_table(self.folder / "training.csv")
+        best = history.loc[history["validation_loss"].idxmin()]
+        chosen, protocols, _ = next(iter(self._protocols(closely=False)))
+        genuine, impostor = verification.protocol_scores(protocols[0], networks.descriptors(network, chosen))
+        subjects = network.config["subjects"]
+        first = f"EER of strangers, {results.row_name(protocols[0].pair, protocols[0].template_size)}"
+        return pd.DataFrame({
+            "validation loss": {"guessing": f"{math.log(subjects):.2f}", "this network": f"{best['validation_loss']:.2f}"},
+            "validation accuracy": {"guessing": f"{100 / subjects:.1f} %", "this network": f"{100 * best['validation_accuracy']:.1f} %"},
+            first: {"guessing": "50 %", "this network": f"{100 * verification.equal_error_rate(genuine, impostor):.1f} %"}}).T
+
+    def _det(self) -> pd.DataFrame:
+        """DET curves of the networks at the chosen steps, pruned and fine-tuned, on every protocol."""
+        curves = []
+        chosen, protocols, _ = next(iter(self._protocols(closely=False)))
+        for path in [self.run.folder / f"{stage}-{step:03d}.safetensors" for step in sorted(self.chosen_steps)
+                     for stage in ("pruned", "fine-tuned")]:
+            if not path.exists():  # the unpruned network need not be fine-tuned
+                continue
+            network, graph = pruning.load(path)
+            found = networks.descriptors(network.to(training.device()), chosen)
+            stage, step = path.stem.rsplit("-", 1)
+            about = {"network": self.network, "criterion": self.criterion, "seed": self.seed, "stage": stage, "step": int(step),
+                     "filters_removed_pct": pruning.size_columns(network, graph)["filters_removed_pct"]}
+            for protocol in protocols:
+                genuine, impostor = verification.protocol_scores(protocol, found)
+                far, frr = verification.thinned(*verification.det_curve(genuine, impostor)[:2])
+                curves.append(pd.DataFrame(about | {
+                    "protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size, "far": far,
+                    "frr": frr, "genuine": genuine.size, "impostor": impostor.size}))
+        return pd.concat(curves, ignore_index=True)
+
+    def _save_manifest(self) -> None:
         private = ("root", "more_training", "overlaps", "more_tests", "imagenet", "runs", "results")  # paths of one machine
         parameters = {name: value for name, value in asdict(self).items() if name not in private}
         config = {"parameters": parameters, "baseline": self.baseline_run.config, "pruning": self.run.config}
-        counts = self._counts().to_dict("index")
-        results.write_json(self.folder / "manifest.json", results.manifest(
-            config, self.baseline_run.durations() | self.run.durations(), faces=counts))
+        runs = [self.baseline_run, self.run, *(self.arm_run(*arm) for arm in self.arm_schedules)]
+        parts = {part: how for run in runs for part, how in run.parts().items()}
+        results.write_json(self.folder / "manifest.json",
+                           results.manifest(config, parts, faces=self._counts().to_dict("index")))
 
     def draw(self) -> None:
         """Draws every figure of the saved tables into the results folder."""
         figures.draw(self.folder)
+
+    @property
+    def parts(self) -> list[str]:
+        return ["baseline", "pruning", *(f"arm:{name}:{seed}" for name, seed in self.arm_schedules)]
+
+    def compute(self, part: str) -> None:
+        """Computes one of `parts`. Raises ValueError when there is no such part."""
+        if part not in self.parts:
+            raise ValueError(f"no part '{part}'; expected one of {', '.join(self.parts)}")
+        network, _ = self.trained()
+        if part == "pruning":
+            self.pruned(network)
+        elif part != "baseline":
+            _, name, seed = part.split(":")
+            self.arm(network, name, int(seed))
+
+
+def together(tables: list[Tables]) -> Tables:
+    return Tables(*(pd.concat([getattr(table, name) for table in tables], ignore_index=True) for name in ("curve", "layers")))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m facelib.study", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("part")
+    batch.add_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        parameters = batch.declared(options.notebook) | batch.given(options.notebook, options.f, options.p)
+        study = Study.from_parameters(parameters)
+        if options.part == "parts":
+            print("\n".join(study.parts))
+            return
+        os.environ.setdefault(BATCH, batch.SECONDS_BETWEEN_LINES)
+        study.compute(options.part)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

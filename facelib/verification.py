@@ -102,6 +102,14 @@ def det_curve(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np
     return far, frr, np.append(scores, np.inf)
 
 
+def thinned(far: np.ndarray, frr: np.ndarray, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """About `points` of a DET curve's points, for tables and figures: the largest achieved FAR not above each of so many
+    evenly spread on a logarithmic scale, from the lowest that was achieved. far falls, as `det_curve` gives it."""
+    grid = np.geomspace(far[far > 0].min(), 1, points)
+    kept = np.unique(np.searchsorted(-far, -grid))
+    return far[kept], frr[kept]
+
+
 def auc(genuine: np.ndarray, impostor: np.ndarray) -> float:
     """Area under the ROC curve: chance that a genuine score exceeds an impostor score, ties counted as half."""
     genuine, impostor = _checked(genuine, impostor)
@@ -499,9 +507,7 @@ def evaluate(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
     (numbers of comparisons). Rates are fractions. An interval is NaN where subjects are unknown or resamples is 0.
     Raises ValueError for an unknown metric or similarity, and for descriptors that are not finite or too few.
     """
-    found = _measure(protocol, descriptors, metrics, resamples, seed, similarity)
-    intervals = [_interval(found, metric, confidence) for metric in metrics]
-    return _table(protocol, metrics, found, value=[found.values[metric] for metric in metrics], interval=intervals)
+    return measure(protocol, descriptors, metrics, resamples, seed, similarity).table(confidence)
 
 
 def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descriptors_b: np.ndarray,
@@ -513,38 +519,21 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     the central part of the resampled differences (for accuracy, the t interval of the folds' differences).
     Arguments and rows are those of `evaluate`; value is the difference, value_a and value_b stand before it.
     """
-    a, b = (_measure(protocol, descriptors, metrics, resamples, seed, similarity)
+    a, b = (measure(protocol, descriptors, metrics, resamples, seed, similarity)
             for descriptors in (descriptors_a, descriptors_b))
-    values = [np.array([found.values[metric] for metric in metrics]) for found in (a, b)]
-    intervals = []
-    for metric in metrics:
-        if metric == "accuracy":
-            intervals.append(_t_interval(a.folds - b.folds, confidence))
-        elif not a.resampled:
-            intervals.append(UNKNOWN)
-        else:
-            differences = _metric(metric, *a.resampled[metric]) - _metric(metric, *b.resampled[metric])
-            intervals.append(np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2]))
-    return _table(protocol, metrics, a, value_a=values[0], value_b=values[1], value=values[0] - values[1],
-                  interval=intervals)
-
-
-def _table(protocol, metrics, found: _Measured, interval: list, **values) -> pd.DataFrame:
-    low, high = np.array(interval).T
-    return pd.DataFrame({"protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size,
-                         "metric": list(metrics), **values, "ci_low": low, "ci_high": high,
-                         "genuine": found.genuine, "impostor": found.impostor})
+    return a.minus(b, confidence)
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A protocol's error rates.
+class Measurement:
+    """A protocol's error rates on descriptors, and what their intervals and differences are worked out from.
 
-    curve: FAR and FRR, (thresholds,), exact.
+    values: each metric's. curve: FAR and FRR, (thresholds,), exact.
     resampled: for each metric, FAR and FRR of the resamples, (resamples, thresholds around its operating points).
     folds: accuracy of each fold; people: how many subjects have a genuine comparison.
     """
 
+    protocol: Protocol | PairProtocol
     values: dict[str, float]
     curve: tuple[np.ndarray, np.ndarray]
     resampled: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -553,8 +542,39 @@ class _Measured:
     genuine: int
     impostor: int
 
+    def table(self, confidence: float = 0.95) -> pd.DataFrame:
+        """The rows of `evaluate`."""
+        intervals = [_interval(self, metric, confidence) for metric in self.values]
+        return self._table(intervals, value=list(self.values.values()))
 
-def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similarity) -> _Measured:
+    def minus(self, other: Measurement, confidence: float = 0.95) -> pd.DataFrame:
+        """The rows of `compare`, for another measurement of the same protocol, metrics, resamples and seed."""
+        intervals = [self._interval_of_difference(other, metric, confidence) for metric in self.values]
+        mine, others = np.array(list(self.values.values())), np.array([other.values[metric] for metric in self.values])
+        return self._table(intervals, value_a=mine, value_b=others, value=mine - others)
+
+    def _interval_of_difference(self, other: Measurement, metric: str, confidence: float) -> Sequence[float]:
+        if metric == "accuracy":
+            return _t_interval(self.folds - other.folds, confidence)
+        if not self.resampled or not other.resampled:
+            return UNKNOWN
+        differences = _metric(metric, *self.resampled[metric]) - _metric(metric, *other.resampled[metric])
+        return np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+
+    def _table(self, intervals: list, **values) -> pd.DataFrame:
+        low, high = np.array(intervals).T
+        return pd.DataFrame({"protocol": self.protocol.name, "pair": self.protocol.pair,
+                             "template_size": self.protocol.template_size, "metric": list(self.values), **values,
+                             "ci_low": low, "ci_high": high, "genuine": self.genuine, "impostor": self.impostor})
+
+
+def measure(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
+            metrics: Sequence[str] = ("eer", "frr_at_far_0.001"), resamples: int = 1000, seed: int = 0,
+            similarity: str | Callable = "cosine") -> Measurement:
+    """What `evaluate` and `compare` are worked out from, so that one measurement can serve several of them.
+
+    Arguments and errors are those of `evaluate`.
+    """
     rates = [metric for metric in metrics if metric != "accuracy"]
     for metric in rates:
         _target(metric)
@@ -573,8 +593,9 @@ def _measure(protocol, descriptors, metrics, resamples: int, seed: int, similari
     if "accuracy" in metrics:
         folds = _fold_accuracies(protocol, found)
         values["accuracy"] = folds.mean()
-    return _Measured(values, (far, frr), _resampled(found, rates, resamples, seed), folds,
-                     np.unique(found.genuine_subject).size, found.genuine.size, counted)
+    return Measurement(protocol, {metric: values[metric] for metric in metrics}, (far, frr),
+                       _resampled(found, rates, resamples, seed), folds,
+                       np.unique(found.genuine_subject).size, found.genuine.size, counted)
 
 
 def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> dict:
@@ -642,7 +663,7 @@ def _rates(found: Comparisons, weights: np.ndarray, chosen: np.ndarray) -> tuple
     return _with_ends(far, frr, thresholds)
 
 
-def _interval(found: _Measured, metric: str, confidence: float) -> tuple[float, float]:
+def _interval(found: Measurement, metric: str, confidence: float) -> tuple[float, float]:
     if metric == "accuracy":
         return _t_interval(found.folds, confidence)
     if not found.resampled:

@@ -61,15 +61,15 @@ def test_study_leaves_tables_figures_and_manifest(study):
     curve = results.read_table(study / "squeezenet" / "curve.csv")
     layers = results.read_table(study / "squeezenet" / "layers.csv")
     assert list(curve) == results.CURVE and list(layers) == results.LAYERS
-    assert set(curve["stage"]) == {"pruned", "fine-tuned"} and set(curve["metric"]) == {"eer", "frr_at_far_0.001"}
+    assert set(curve["stage"]) == {"pruned", "fine-tuned"} and set(curve["metric"]) == {"eer", "frr_at_far_0.001", "eer_change"}
     assert set(curve["pair"]) == {"frontal-frontal", "frontal-three-quarter", "frontal-profile", "three-quarter-three-quarter",
                                   "three-quarter-profile", "profile-profile"}
-    assert curve["value"].between(0, 1).all() and (curve["ci_low"] <= curve["ci_high"]).all()
+    assert curve.loc[curve["metric"] != "eer_change", "value"].between(0, 1).all() and (curve["ci_low"] <= curve["ci_high"]).all()
     for name in ("eer", "frr_at_far_0.001", "filters_left", "training"):
         for suffix in (".png", ".pdf", ".txt"):
             assert (study / "squeezenet" / "figures" / f"{name}{suffix}").stat().st_size > 0
     manifest = pd.read_json(study / "squeezenet" / "manifest.json", typ="series")
-    assert {"config", "versions", "commit", "device", "seconds", "faces"} <= set(manifest.index)
+    assert {"config", "versions", "commit", "device", "parts", "faces"} <= set(manifest.index)
     assert manifest["faces"]["test"]["subjects"] == 4
 
 

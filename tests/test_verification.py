@@ -617,3 +617,12 @@ def test_intervals_hold_the_true_rate_as_often_as_they_say(case):
     coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))["coverage"]
     found = coverage(*case, repeats=500, resamples=300)
     assert found["covered"].between(0.92, 0.98).all(), found.to_string()
+
+
+def test_a_thinned_det_curve_keeps_the_largest_fars_below_a_grid():
+    random = np.random.default_rng(0)
+    far, frr, _ = verification.det_curve(random.normal(1, 1, 300), random.normal(0, 1, 5000))
+    few_far, few_frr = verification.thinned(far, frr, 50)
+    assert 30 < few_far.size <= 50 and set(zip(few_far, few_frr)) <= set(zip(far, frr))
+    for target in np.geomspace(1 / 5000, 1, 50):
+        assert far[far <= target].max() in few_far

@@ -57,7 +57,9 @@ class Crops(Dataset):
     """Crops of a FaceSet by (index, draw): draw None gives the centre crop, a tuple of ints seeds a random one."""
 
     def __init__(self, faces: FaceSet, image_size: int):
-        self.faces, self.image_size, self.labels = faces, image_size, faces.labels
+        self.faces, self.image_size = faces, image_size
+        known = all(subject is not None for subject in faces.subjects)
+        self.labels = faces.labels if known else np.full(len(faces), -1)  # pairs alone are verified, not learnt
 
     def __len__(self) -> int:
         return len(self.faces)
