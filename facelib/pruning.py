@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+
 from facelib import networks
 from facelib.channels import ChannelGraph
 from facelib.faces.crops import training_batches
@@ -22,14 +24,16 @@ from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
 from facelib.training import (Recipe, backward, check_finite, choose_precision, device, keep_freed_memory, load_momentum,
                               momentum, optimizer_for, train)
 
-Evaluate = Callable[[FaceNetwork], pd.DataFrame]  # rows of protocol, pair, template_size, metric, value, ...
+# of a network after a step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
+Evaluate = Callable[[FaceNetwork, int], pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How filters are removed, step by step.
 
-    criterion: one of importance.CRITERIA. step_share: filters removed at each step, as a share of the unpruned
+    criterion: one of importance.CRITERIA, or "none": the control arm, which removes nothing, and else is the same (the
+    same mini-batches, updates and evaluations). step_share: filters removed at each step, as a share of the unpruned
     network's. last_share: the share at which to stop (the last step may be smaller). batches_per_step: mini-batches whose scores are averaged for a
     step; 0 is one epoch, as in the papers. learning_rate: of the updates on those same mini-batches; 0 scores only.
     evaluate_every: steps between two evaluations. keep_descriptor: whether the last convolution, whose pooled output
@@ -45,8 +49,8 @@ class Schedule:
     keep_descriptor: bool = False
 
     def __post_init__(self):
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"criterion is one of {', '.join(CRITERIA)}, found '{self.criterion}'")
+        if self.criterion not in (*CRITERIA, "none"):
+            raise ValueError(f"criterion is one of {', '.join(CRITERIA)} or none, found '{self.criterion}'")
         if not 0 < self.step_share <= self.last_share < 1:
             raise ValueError("step_share and last_share are shares with 0 < step_share <= last_share < 1, "
                              f"found {self.step_share} and {self.last_share}")
@@ -57,6 +61,11 @@ class Schedule:
     @property
     def steps(self) -> int:
         return math.ceil(self.last_share / self.step_share - 1e-9)
+
+    @property
+    def stage(self) -> str:
+        """What the rows and the kept networks of a run are called: "pruned", or "control" where nothing is removed."""
+        return "control" if self.criterion == "none" else "pruned"
 
     def evaluated(self, step: int) -> bool:
         return step % self.evaluate_every == 0 or step == self.steps
@@ -107,11 +116,12 @@ def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], 
 def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int,
           folder: Path) -> Tables:
     """Prunes a trained network in place, step by step: average the scores of a step's mini-batches (and train on them),
-    remove the filters that matter least, evaluate.
+    remove the filters that matter least, evaluate. With criterion "none" the step ends with nothing removed.
 
     Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
-    and every evaluated network stays as folder/pruned-STEP.safetensors, for `load`. A finished run is not repeated.
-    Returns the tables of stage "pruned". Raises TrainingError when the loss is no longer finite.
+    and every evaluated network stays as folder/STAGE-STEP.safetensors, for `load`. A finished run is not repeated.
+    Returns the tables of the schedule's stage. Raises TrainingError when the loss is no longer finite, ValueError when
+    the folder holds the run of another schedule.
     """
     folder = Path(folder)
     path = folder / "pruning.safetensors"
@@ -123,6 +133,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     curve, layers = [], []
     if path.exists():
         tensors, saved = load_checkpoint(path)
+        if saved["schedule"] != asdict(schedule):
+            raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its folder")
         graph.remove(tensors["removed"], optimizer)
         network.load_state_dict(under("network", tensors))
         load_momentum(optimizer, network, under("momentum", tensors))
@@ -131,21 +143,25 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
         first, precision = 0, choose_precision(network, recipe)
 
     per_step = schedule.batches_per_step or -(-len(training) // recipe.batch_size)
-    about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "pruned"}
-    with progress(range(first, schedule.steps + 1), "pruning", schedule.steps + 1, "steps", first) as bar:
+    about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": schedule.stage}
+    with progress(range(first, schedule.steps + 1), "control" if schedule.stage == "control" else "pruning", schedule.steps + 1, "steps", first) as bar:
         for step in bar:
             if step > 0:
                 batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
                                            (step - 1) * per_step, step * per_step)
-                importance = score(network, graph, schedule.criterion, batches, recipe, precision, optimizer, seed, step, path)
-                asked = round(min(step * schedule.step_share, schedule.last_share) * total) - (total - graph.filters)
-                graph.remove(choose(graph, *importance.scores(), asked), optimizer)
+                importance = None
+                if schedule.stage == "pruned":
+                    importance = Importance(network, graph, schedule.criterion, _seed(seed, 4, step))
+                learn(network, batches, recipe, precision, optimizer, f"pruning step {step}", path, importance)
+                if importance:
+                    asked = round(min(step * schedule.step_share, schedule.last_share) * total) - (total - graph.filters)
+                    graph.remove(choose(graph, *importance.scores(), asked), optimizer)
             if schedule.evaluated(step):
                 found = {"step": step} | size_columns(network, graph)
-                rows = evaluate(network)
+                rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
-                save_network(folder / f"pruned-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
+                save_network(folder / f"{schedule.stage}-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
                 bar.set_postfix_str(f"{graph.filters} filters, {rows['pair'].iloc[0]} {rows['metric'].iloc[0]} {rows['value'].iloc[0]:.4f}",
                                     refresh=False)
             save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
@@ -155,19 +171,19 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
-def score(network: FaceNetwork, graph: ChannelGraph, criterion: str, batches, recipe: Recipe, precision: str,
-          optimizer: torch.optim.Optimizer, seed: int, step: int, checkpoint: Path) -> Importance:
-    """Scores averaged over the mini-batches, taken before each update of the weights (none at learning rate 0)."""
+def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, optimizer: torch.optim.Optimizer, moment: str,
+          checkpoint: Path, importance: Importance | None = None) -> None:
+    """One update of the weights for each mini-batch (none at learning rate 0); its scores are collected before it."""
     network.train()
-    with Importance(network, graph, criterion, _seed(seed, 4, step)) as importance:
+    with importance or contextlib.nullcontext():
         for number, (images, labels) in enumerate(batches, 1):
             loss = backward(network, images, labels, recipe, precision)
-            check_finite(network, loss, f"pruning step {step}, mini-batch {number}", checkpoint)
-            importance.collect()
+            check_finite(network, loss, f"{moment}, mini-batch {number}", checkpoint)
+            if importance:
+                importance.collect()
             if optimizer.param_groups[0]["lr"] > 0:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    return importance
 
 
 def _seed(*numbers: int) -> int:
@@ -208,13 +224,14 @@ def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
 def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
               recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
     """Retrains the networks that `prune` left in `folder` at `shares` of the filters removed, each from there on its own.
+    Of a control run they are the networks of the same steps, whole.
 
     Returns the tables of stage "fine-tuned". Resumable, as training is. Raises ValueError when a share was not evaluated.
     """
     curve, layers = [], []
     for share in progress(shares, "fine-tuning", unit="networks"):
         step = round(share / schedule.step_share)
-        path = Path(folder) / f"pruned-{step:03d}.safetensors"
+        path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
         if not path.exists():
             raise ValueError(f"no network was kept at {share:.0%} of the filters removed (step {step}); fine-tune at "
                              f"shares that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
@@ -222,6 +239,6 @@ def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validati
         train(network, training, validation, recipe, seed, Path(folder) / f"fine-tuned-{step:03d}")
         about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "fine-tuned"}
         found = about | {"step": step} | size_columns(network, graph)
-        curve += pd.DataFrame([found]).merge(evaluate(network), how="cross").to_dict("records")
+        curve += pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
         layers += layer_rows(graph, about, step)
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))

@@ -1,9 +1,11 @@
 """The pruning loop: exact counts, resumption to the same bits, checkpoints that rebuild the same network."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ import torch
 
 from facelib import networks, pruning, training, verification
 from facelib.faces import hold_out_images, split_subjects
+from facelib.faces.crops import training_batches
 from facelib.networks import descriptors
 from facelib.pruning import Schedule, choose, graph_of, prune
 from facelib.storage import CheckpointError, load_checkpoint
@@ -31,12 +34,16 @@ def run(blobs, folder, schedule=SCHEDULE):
     learning, test = split_subjects(blobs, 0.25)
     protocols = verification.pose_pairs(test.subjects, test.poses, 2)
 
-    def evaluate(pruned):
+    def evaluate(pruned, step):
         found = descriptors(pruned, test)
         return pd.concat([verification.evaluate(p, found, resamples=20) for p in protocols], ignore_index=True)
 
     tables = prune(network(), learning, schedule, RECIPE, evaluate, 0, folder)
     return tables.curve.to_csv(index=False), tables.layers.to_csv(index=False)
+
+
+def tables(found):
+    return [pd.read_csv(io.StringIO(text)) for text in found]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +53,7 @@ def never_killed(blobs, tmp_path_factory):
 
 
 def test_every_step_removes_what_was_asked(never_killed):
-    (curve, layers), _ = never_killed
-    curve = pd.read_csv(pd.io.common.StringIO(curve))
-    layers = pd.read_csv(pd.io.common.StringIO(layers))
+    curve, layers = tables(never_killed[0])
     assert curve.groupby("step")["filters"].first().to_dict() == {0: 3944, 2: 3944 - 394, 4: 3944 - 789}
     assert curve["filters_removed_pct"].max() == pytest.approx(100 * 789 / 3944)
     assert layers.groupby("step")["out_channels"].sum().to_dict() == {0: 3944, 2: 3550, 4: 3155}
@@ -79,9 +84,72 @@ def test_killed_in_the_middle_of_a_step_it_resumes_to_the_same_tables(never_kill
 
 
 def test_finished_run_is_not_repeated(never_killed, blobs, monkeypatch):
-    (tables, folder) = never_killed
+    found, folder = never_killed
     monkeypatch.setattr(pruning, "backward", None)  # would fail when called
-    assert run(blobs, folder) == tables
+    assert run(blobs, folder) == found
+
+
+@pytest.fixture(scope="module")
+def control(blobs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("control")
+    return run(blobs, folder, replace(SCHEDULE, criterion="none")), folder
+
+
+def test_control_removes_nothing_and_is_evaluated_at_the_same_steps(never_killed, control):
+    curve, layers = tables(control[0])
+    pruned, pruned_layers = tables(never_killed[0])
+    assert set(curve["stage"]) == {"control"} and set(curve["criterion"]) == {"none"} and set(curve["filters"]) == {3944}
+    keys = ["step", "protocol", "pair", "template_size", "metric"]
+    assert curve[keys].equals(pruned[keys]) and layers[["step", "layer"]].equals(pruned_layers[["step", "layer"]])
+    same = ["value", "filters", "parameters", "macs"]  # before anything is removed
+    assert curve.loc[curve["step"] == 0, same].equals(pruned.loc[pruned["step"] == 0, same])
+
+
+def test_control_is_plain_training_on_the_mini_batches_of_the_pruned_arm(control, blobs):
+    learning, _ = split_subjects(blobs, 0.25)
+    plain = network().train()
+    optimizer = training.optimizer_for(plain, RECIPE, SCHEDULE.learning_rate)
+    for images, labels in training_batches(learning, 33, RECIPE.batch_size, 0, 0, SCHEDULE.steps * 2, workers=0):
+        training.backward(plain, images, labels, RECIPE, "float32")
+        optimizer.step()
+        optimizer.zero_grad()
+    kept, graph = pruning.load(control[1] / "control-004.safetensors")
+    assert graph.filters == 3944
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in kept.state_dict().items())
+
+
+def test_both_arms_see_the_same_mini_batches(blobs, tmp_path, monkeypatch):
+    seen = {"none": [], "random": []}
+    for criterion, kept in seen.items():
+        def recorded(pruned, images, labels, *arguments, kept=kept):
+            kept.append((images.clone(), labels.clone()))
+            return training.backward(pruned, images, labels, *arguments)
+
+        monkeypatch.setattr(pruning, "backward", recorded)
+        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, last_share=0.1))
+    assert len(seen["none"]) == len(seen["random"]) == 4
+    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(seen["none"], seen["random"]))
+
+
+def test_fine_tuned_control_keeps_its_criterion(control, blobs):
+    learning, test = split_subjects(blobs, 0.25)
+    learning, validation = hold_out_images(learning, 0.1, 0)
+    steps = []
+
+    def evaluate(tuned, step):
+        steps.append(step)
+        return pd.DataFrame([{"pair": "all", "metric": "eer", "value": 0.5}])
+
+    found = pruning.fine_tune(control[1], [0.1, 0.2], learning, validation, replace(SCHEDULE, criterion="none"), RECIPE,
+                              evaluate, 0)
+    assert steps == [2, 4] == list(found.curve["step"])
+    assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["criterion"]) == {"none"}
+    assert set(found.curve["filters"]) == {3944}
+
+
+def test_folder_of_another_schedule_is_an_error(never_killed, blobs):
+    with pytest.raises(ValueError, match="every schedule has its folder"):
+        run(blobs, never_killed[1], replace(SCHEDULE, criterion="none"))
 
 
 @pytest.mark.slow
@@ -184,7 +252,7 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
 
     monkeypatch.setattr(pruning, "train", recorded)
     found = pruning.fine_tune(folder, [0.2], learning, validation, SCHEDULE, RECIPE,
-                              lambda tuned: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
+                              lambda tuned, step: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
     expected = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
     assert len(started) == 1 and all(torch.equal(started[0][name], tensor) for name, tensor in expected.items())
     assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["filters"]) == {3155}
