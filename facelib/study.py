@@ -116,7 +116,7 @@ class Study:
         wrong = [name for name, seeds in self.arms.items() if type(seeds) is not int or seeds < 1]
         if wrong:
             raise ValueError(f"arms are a criterion or control, and its number of seeds, found {wrong[0]}: {self.arms[wrong[0]]!r}")
-        return {(name, seed): replace(self.pruning_schedule, criterion=pruning.NOTHING if name == "control" else name,
+        return {(name, seed): replace(self.pruning_schedule, criterion="none" if name == "control" else name,
                                       step_share=self.arm_step_share, evaluate_every=1)
                 for name, seeds in self.arms.items() for seed in range(seeds)}
 
@@ -157,10 +157,10 @@ class Study:
         sizes = self.template_sizes + [size for size in self.more_template_sizes if closely and size not in self.template_sizes]
         yield self.test, [protocol for size in sizes for protocol in
                           verification.pose_pairs(self.test.subjects, self.test.poses, size)], ("eer", "frr_at_far_0.001")
-        for faces in self.more_faces.values() if closely else ():
-            subjects = None if pd.isna(faces.subjects).any() else faces.subjects
-            yield faces, [verification.pair_folds(pairs, subjects, name.split("/")[-1])
-                          for name, pairs in faces.pairs.items()], ("accuracy", "eer")
+        for others in self.more_faces.values() if closely else ():
+            subjects = None if pd.isna(others.subjects).any() else others.subjects
+            yield others, [verification.pair_folds(pairs, subjects, name.split("/")[-1])
+                           for name, pairs in others.pairs.items()], ("accuracy", "eer")
 
     @cached_property
     def baseline_run(self) -> results.Run:
