@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,17 +30,26 @@ from facelib.training import (Recipe, backward, check_finite, choose_precision, 
 # of a network after a step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
 Evaluate = Callable[[FaceNetwork, int], pd.DataFrame]
 
+UNITS = ("filters", "parameters", "macs")  # columns of the tables
+
 
 @dataclass(frozen=True)
 class Schedule:
     """How filters are removed, step by step.
 
     criterion: one of importance.CRITERIA, or "none": the control arm, which removes nothing, and else is the same (the
-    same mini-batches, updates and evaluations). step_share: filters removed at each step, as a share of the unpruned
-    network's. last_share: the share at which to stop (the last step may be smaller). batches_per_step: mini-batches whose scores are averaged for a
-    step; 0 is one epoch, as in the papers. learning_rate: of the updates on those same mini-batches; 0 scores only.
-    evaluate_every: steps between two evaluations. keep_descriptor: whether the last convolution, whose pooled output
-    is the descriptor, keeps all its filters.
+        same mini-batches, updates and evaluations).
+    step_share: of the unpruned network's `unit` that leaves at each step. last_share: where to stop (the last step may
+        be smaller).
+    batches_per_step: mini-batches whose scores are averaged for a step; 0 is one epoch, as in the papers.
+    learning_rate: of the updates; 0 scores only.
+    evaluate_every: steps between two evaluations.
+    keep_descriptor: whether the last convolution, whose pooled output is the descriptor, keeps all its filters.
+    unit: what shares are shares of: "filters" (the papers), "parameters" or "macs", without the training classifier.
+        At the end of a step it is exact up to the last group of coupled filters.
+    minimum: filters that every layer keeps at least.
+    scoring: "training" scores the mini-batches that train, each before its update; "separate" trains on
+        batches_per_step mini-batches, then scores as many of the next ones, in training mode but without updates.
     """
 
     criterion: str = "taylor_weight"
@@ -47,6 +59,9 @@ class Schedule:
     learning_rate: float = 0.002
     evaluate_every: int = 1
     keep_descriptor: bool = False
+    unit: str = "filters"
+    minimum: int = 1
+    scoring: str = "training"
 
     def __post_init__(self):
         if self.criterion not in (*CRITERIA, "none"):
@@ -54,6 +69,14 @@ class Schedule:
         if not 0 < self.step_share <= self.last_share < 1:
             raise ValueError("step_share and last_share are shares with 0 < step_share <= last_share < 1, "
                              f"found {self.step_share} and {self.last_share}")
+        if self.unit not in UNITS:
+            raise ValueError(f"unit is one of {', '.join(UNITS)}, found '{self.unit}'")
+        if self.minimum < 1:
+            raise ValueError(f"minimum is a number of filters, at least 1, found {self.minimum}")
+        if self.scoring not in ("training", "separate"):
+            raise ValueError(f"scoring is training or separate, found '{self.scoring}'")
+        if self.scoring == "separate" and self.learning_rate == 0:
+            raise ValueError("scoring separate from training needs a learning_rate above 0; scoring 'training' with 0 only scores")
         if self.batches_per_step < 0 or self.learning_rate < 0 or self.evaluate_every < 1:
             raise ValueError("batches_per_step and learning_rate are at least 0, evaluate_every at least 1; found "
                              f"{self.batches_per_step}, {self.learning_rate} and {self.evaluate_every}")
@@ -66,6 +89,12 @@ class Schedule:
     def stage(self) -> str:
         """What the rows and the kept networks of a run are called: "pruned", or "control" where nothing is removed."""
         return "control" if self.criterion == "none" else "pruned"
+
+    def passes(self, step: int, batches: int) -> list[tuple[int, bool, bool]]:
+        """The passes of a step over so many mini-batches each: the first one's number, and whether it updates and scores."""
+        if self.scoring == "training":
+            return [((step - 1) * batches, self.learning_rate > 0, True)]
+        return [((2 * step - 2) * batches, True, False), ((2 * step - 1) * batches, False, True)]
 
     def evaluated(self, step: int) -> bool:
         return step % self.evaluate_every == 0 or step == self.steps
@@ -87,30 +116,56 @@ def graph_of(network: FaceNetwork, keep_descriptor: bool = False) -> ChannelGrap
     return ChannelGraph(network, example, keep=(last,) if keep_descriptor else ())
 
 
-def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], count: int, minimum: int = 1) -> list[int]:
-    """The groups with the lowest scores that together hold `count` filters, up to the last group.
+def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], count: int, minimum: int = 1,
+           unit: str = "filters", network: FaceNetwork | None = None) -> list[int]:
+    """The groups with the lowest scores that together hold `count` of `unit`, up to the last group.
 
-    One ranking over all layers; equal scores go by group id. A group whose layer would keep fewer than `minimum`
-    filters stays. Raises ValueError when fewer than `count` filters can be removed.
+    The fewest groups of `ranked` that reach it. What leaves with a group depends on what left before (a weight of two
+    filters leaves once), so parameters and MACs are counted after removal from a copy without values.
+    network: the graph's; needed for parameters and MACs. Raises ValueError when less than `count` can be removed.
+    """
+    order = ranked(graph, groups, scores, minimum)
+    if unit == "filters":
+        sums = np.concatenate([[0], graph.groups.loc[order, "filters"].cumsum()])
+        removed = sums.__getitem__
+    else:
+        before, outline = size_columns(network, graph)[unit], _outline(network, graph)
+
+        def removed(number: int) -> int:
+            smaller, trial = copy.deepcopy(outline)
+            trial.remove(order[:number])
+            return before - size_columns(smaller, trial)[unit]
+
+    number = bisect_left(range(len(order) + 1), count, key=removed)
+    if number > len(order):
+        raise ValueError(f"asked to remove {count} {unit}, but only {removed(len(order))} can go while every layer keeps "
+                         f"{minimum} filters")
+    return order[:number]
+
+
+def ranked(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], minimum: int = 1) -> list[int]:
+    """The groups in the order in which they leave: one ranking over all layers, lowest score first.
+
+    Equal scores go by group id. A group whose layer would keep fewer than `minimum` filters stays, and is left out.
     """
     groups, scores = np.asarray(groups), np.asarray(scores)
     layers_of = graph.groups["layers"].to_dict()
-    filter_groups = {layer: graph.filter_groups(layer) for layer in graph.layers.index}
-    left = {layer: len(ids) for layer, ids in filter_groups.items()}
-    chosen, removed = [], 0
-    for index in np.lexsort((groups, scores)):
-        group = int(groups[index])
-        if removed >= count or group not in layers_of:  # what may never leave has no layers there
-            continue
-        leaving = {layer: int((filter_groups[layer] == group).sum()) for layer in layers_of[group]}
-        if all(left[layer] - filters >= minimum for layer, filters in leaving.items()):
-            for layer, filters in leaving.items():
-                left[layer] -= filters
-                removed += filters
-            chosen.append(group)
-    if removed < count:
-        raise ValueError(f"asked to remove {count} filters, but only {removed} can go while every layer keeps {minimum}")
-    return chosen
+    left = graph.layers["out_channels"].to_dict()
+    filters = {layer: Counter(graph.filter_groups(layer).tolist()) for layer in left}  # of each group
+    order = []
+    for group in groups[np.lexsort((groups, scores))].tolist():
+        layers = layers_of.get(group, ())  # what may never leave has none there
+        if layers and all(left[layer] - filters[layer][group] >= minimum for layer in layers):
+            for layer in layers:
+                left[layer] -= filters[layer][group]
+            order.append(group)
+    return order
+
+
+def _outline(network: FaceNetwork, graph: ChannelGraph) -> tuple[FaceNetwork, ChannelGraph]:
+    """Copies of a network and its graph whose tensors have shapes but no values."""
+    shapes = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in network.parameters()}
+    return copy.deepcopy((network, graph), shapes | {id(b): torch.empty_like(b, device="meta") for b in network.buffers()})
 
 
 def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int,
@@ -128,7 +183,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     keep_freed_memory()
     network.to(device())
     graph = graph_of(network, schedule.keep_descriptor)
-    total = graph.filters
+    total = size_columns(network, graph)[schedule.unit]
     optimizer = optimizer_for(network, recipe, schedule.learning_rate)
     curve, layers = [], []
     if path.exists():
@@ -142,28 +197,32 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     else:
         first, precision = 0, choose_precision(network, recipe)
 
+    size = network.config["image_size"]
     per_step = schedule.batches_per_step or -(-len(training) // recipe.batch_size)
     about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": schedule.stage}
-    with progress(range(first, schedule.steps + 1), "control" if schedule.stage == "control" else "pruning", schedule.steps + 1, "steps", first) as bar:
+    with progress(range(first, schedule.steps + 1), schedule.stage, schedule.steps + 1, "steps", first) as bar:
         for step in bar:
             if step > 0:
-                batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
-                                           (step - 1) * per_step, step * per_step)
                 importance = None
                 if schedule.stage == "pruned":
                     importance = Importance(network, graph, schedule.criterion, _seed(seed, 4, step))
-                learn(network, batches, recipe, precision, optimizer, f"pruning step {step}", path, importance)
-                if importance:
-                    asked = round(min(step * schedule.step_share, schedule.last_share) * total) - (total - graph.filters)
-                    graph.remove(choose(graph, *importance.scores(), asked), optimizer)
+                for start, updates, scores in schedule.passes(step, per_step):
+                    batches = training_batches(training, size, recipe.batch_size, seed, start, start + per_step)
+                    learn(network, batches, recipe, precision, f"{schedule.stage} step {step}", path,
+                          optimizer if updates else None, importance if scores else None)
+                if importance is not None:
+                    asked = round(min(step * schedule.step_share, schedule.last_share) * total)
+                    asked -= total - size_columns(network, graph)[schedule.unit]
+                    chosen = choose(graph, *importance.scores(), asked, schedule.minimum, schedule.unit, network)
+                    graph.remove(chosen, optimizer)
             if schedule.evaluated(step):
                 found = {"step": step} | size_columns(network, graph)
                 rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
                 save_network(folder / f"{schedule.stage}-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
-                bar.set_postfix_str(f"{graph.filters} filters, {rows['pair'].iloc[0]} {rows['metric'].iloc[0]} {rows['value'].iloc[0]:.4f}",
-                                    refresh=False)
+                row = rows.iloc[0]
+                bar.set_postfix_str(f"{graph.filters} filters, {row['pair']} {row['metric']} {row['value']:.4f}", refresh=False)
             save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
                             | {"removed": graph.removed},
                             {"network": network.config, "schedule": asdict(schedule), "step": step, "precision": precision,
@@ -171,19 +230,19 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
-def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, optimizer: torch.optim.Optimizer, moment: str,
-          checkpoint: Path, importance: Importance | None = None) -> None:
-    """One update of the weights for each mini-batch (none at learning rate 0); its scores are collected before it."""
+def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, moment: str, checkpoint: Path,
+          optimizer: torch.optim.Optimizer | None, importance: Importance | None) -> None:
+    """One pass over mini-batches in training mode: each one's scores are collected, then the weights updated."""
     network.train()
     with importance or contextlib.nullcontext():
         for number, (images, labels) in enumerate(batches, 1):
             loss = backward(network, images, labels, recipe, precision)
             check_finite(network, loss, f"{moment}, mini-batch {number}", checkpoint)
-            if importance:
+            if importance is not None:
                 importance.collect()
-            if optimizer.param_groups[0]["lr"] > 0:
+            if optimizer is not None:
                 optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
 
 
 def _seed(*numbers: int) -> int:

@@ -1,5 +1,6 @@
 """The pruning loop: exact counts, resumption to the same bits, checkpoints that rebuild the same network."""
 
+import copy
 import io
 import os
 import signal
@@ -11,8 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from facelib import networks, pruning, training, verification
+from facelib.channels import ChannelGraph
 from facelib.faces import hold_out_images, split_subjects
 from facelib.faces.crops import training_batches
 from facelib.networks import descriptors
@@ -201,7 +206,7 @@ def test_loss_that_turns_nan_stops_naming_step_layer_and_checkpoint(blobs, tmp_p
         return loss
 
     monkeypatch.setattr(pruning, "backward", exploding)
-    with pytest.raises(TrainingError, match=r"step 2.*fire4\.squeeze\.conv\.weight.*pruning\.safetensors"):
+    with pytest.raises(TrainingError, match=r"pruned step 2.*fire4\.squeeze\.conv\.weight.*pruning\.safetensors"):
         run(blobs, tmp_path)
 
 
@@ -230,6 +235,141 @@ def test_a_layer_with_only_low_scores_keeps_its_minimum():
 def test_asking_for_more_than_can_go_is_an_error():
     with pytest.raises(ValueError, match="asked to remove 3944 filters, but only 3918"):  # 26 layers keep one each
         lowest(lambda groups, graph: groups * 1.0, 3944)
+
+
+class Tiny(nn.Module):
+    """A residual sum, a depthwise layer and a concatenation: groups of one, two and three filters."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.bn = nn.BatchNorm2d(5)
+        self.narrow = nn.Conv2d(5, 3, 1)
+        self.depthwise = nn.Conv2d(5, 5, 3, padding=1, groups=5)
+        self.last = nn.Conv2d(8, 4, 1)
+        self.flatten, self.classifier = nn.Flatten(), nn.Linear(4, 6)
+
+    def forward(self, images):
+        found = self.conv1(images)
+        found = found + self.bn(self.conv2(found))
+        found = self.last(torch.cat([self.narrow(found), self.depthwise(found)], 1))
+        return self.classifier(self.flatten(found.mean((2, 3), keepdim=True)))
+
+
+def tiny():
+    made = Tiny()
+    return made, ChannelGraph(made, torch.zeros(1, 3, 7, 7))
+
+
+def removed_one_by_one(scores, count, minimum, unit):
+    """What should leave, by removing groups one after another until enough is gone."""
+    made, graph = tiny()
+    total = pruning.size_columns(made, graph)[unit]
+    gone = []
+    for _, group in sorted(zip(scores, graph.groups.index)):
+        if total - pruning.size_columns(made, graph)[unit] >= count:
+            return gone
+        layers = list(graph.groups.loc[group, "layers"])
+        filters = pd.Series({layer: (graph.filter_groups(layer) == group).sum().item() for layer in layers})
+        if (graph.layers.loc[layers, "out_channels"] - filters >= minimum).all():
+            graph.remove([group])
+            gone.append(group)
+    return gone if total - pruning.size_columns(made, graph)[unit] >= count else None
+
+
+TINY_GROUPS = 12  # five of conv1, conv2 and the depthwise layer together, three of narrow, four of last
+
+
+@settings(deadline=None, max_examples=80)
+@given(unit=st.sampled_from(pruning.UNITS), share=st.floats(0, 1), minimum=st.integers(1, 4),
+       scores=st.lists(st.integers(0, 4), min_size=TINY_GROUPS, max_size=TINY_GROUPS))  # few values: many ties
+def test_what_leaves_is_what_leaves_one_by_one(unit, share, minimum, scores):
+    made, graph = tiny()
+    total = pruning.size_columns(made, graph)[unit]
+    count = round(share * total)
+    expected = removed_one_by_one(scores, count, minimum, unit)
+    arguments = graph, graph.groups.index, scores, count, minimum, unit, made
+    if expected is None:
+        with pytest.raises(ValueError, match=rf"asked to remove {count} {unit}, but only \d+ can go .* keeps {minimum}"):
+            choose(*arguments)
+        return
+    state = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    assert choose(*arguments) == expected
+    assert all(torch.equal(state[name], tensor) for name, tensor in made.state_dict().items())  # only counted
+    graph.remove(expected)
+    assert total - pruning.size_columns(made, graph)[unit] >= count and (graph.layers["out_channels"] >= minimum).sum() >= 4
+
+
+def test_tiny_network_by_hand():
+    made, graph = tiny()
+    assert sorted(graph.groups["filters"]) == [1] * 7 + [3] * 5
+    # conv1 140, conv2 230, bn 10, narrow 18, depthwise 50, last 36
+    assert pruning.size_columns(made, graph)["parameters"] == 484
+    assert pruning.size_columns(made, graph)["macs"] == 49 * (135 + 225 + 15 + 45 + 32)
+    first = int(graph.filter_groups("conv1")[0])  # 28 + 46 + 36 + 2 + 3 + 10 + 4 = 129 go with it
+    assert choose(graph, graph.groups.index, graph.groups.index != first, 129, unit="parameters", network=made) == [first]
+    assert len(choose(graph, graph.groups.index, graph.groups.index != first, 130, unit="parameters", network=made)) == 2
+
+
+@pytest.mark.parametrize("unit", ["parameters", "macs"])
+def test_every_step_removes_the_share_of_parameters_or_macs(blobs, tmp_path, unit, monkeypatch):
+    asked, chosen = [], []
+
+    def recorded(graph, groups, scores, count, minimum, unit, made):
+        chosen.append(choose(graph, groups, scores, count, minimum, unit, made))
+        smaller, trial = copy.deepcopy((made, graph))
+        trial.remove(chosen[-1][:-1])  # one group less is not enough
+        before = pruning.size_columns(made, graph)[unit]
+        assert before - pruning.size_columns(smaller, trial)[unit] < count
+        asked.append((before, count))
+        return chosen[-1]
+
+    monkeypatch.setattr(pruning, "choose", recorded)
+    schedule = replace(SCHEDULE, unit=unit, evaluate_every=1, minimum=2, learning_rate=0.0)
+    curve, layers = tables(run(blobs, tmp_path, schedule))
+    sizes = curve.groupby("step")[unit].first()
+    total = sizes[0]
+    for step in range(1, 5):
+        assert asked[step - 1] == (sizes[step - 1], round(step * 0.05 * total) - (total - sizes[step - 1]))
+        assert total - sizes[step] >= round(step * 0.05 * total)
+    assert (layers["out_channels"] >= 2).all()
+
+
+def test_separate_scoring_trains_then_scores_the_next_mini_batches(blobs, tmp_path, monkeypatch):
+    seen, weights, collected = [], [], []
+
+    def recorded(pruned, images, *arguments):
+        assert pruned.training
+        seen.append(images.clone())
+        weights.append(pruned.classifier.weight.detach().clone())
+        return training.backward(pruned, images, *arguments)
+
+    def collect(self, plain=pruning.Importance.collect):
+        collected.append(len(seen))
+        plain(self)
+
+    monkeypatch.setattr(pruning, "backward", recorded)
+    monkeypatch.setattr(pruning.Importance, "collect", collect)
+    run(blobs, tmp_path, replace(SCHEDULE, scoring="separate", last_share=0.1))
+    learning, _ = split_subjects(blobs, 0.25)
+    expected = [images for images, _ in training_batches(learning, 33, RECIPE.batch_size, 0, 0, 8, workers=0)]
+    assert len(seen) == 8 and all(map(torch.equal, seen, expected))  # twice two mini-batches in each of two steps
+    assert collected == [3, 4, 7, 8]
+    same = [a.shape == b.shape and torch.equal(a, b) for a, b in zip(weights, weights[1:])]
+    assert same == [False, False, True, False, False, False, True]  # at the 5th the classifier has lost columns
+
+
+def test_separate_control_trains_on_the_same_mini_batches(blobs, tmp_path, monkeypatch):
+    seen = []
+
+    def recorded(pruned, images, *arguments):
+        seen.append(images.clone())
+        return training.backward(pruned, images, *arguments)
+
+    monkeypatch.setattr(pruning, "backward", recorded)
+    for criterion in ("magnitude", "none"):
+        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, scoring="separate", last_share=0.05))
+    assert len(seen) == 8 and all(map(torch.equal, seen[:4], seen[4:]))
 
 
 def test_kept_descriptor_loses_nothing():
@@ -262,7 +402,8 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
 
 
 @pytest.mark.parametrize("wrong", [{"criterion": "tailor"}, {"step_share": 0.0}, {"last_share": 1.0}, {"step_share": 0.7},
-                                   {"evaluate_every": 0}, {"batches_per_step": -1}])
+                                   {"evaluate_every": 0}, {"batches_per_step": -1}, {"unit": "flops"}, {"minimum": 0},
+                                   {"scoring": "twice"}, {"learning_rate": 0.0, "scoring": "separate"}])
 def test_schedule_refuses_what_makes_no_sense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Schedule(**wrong)
