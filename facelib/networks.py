@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -145,14 +146,15 @@ def build(name: str, subjects: int, image_size: int = 113, stem_stride: int = 1)
 def load_imagenet(network: FaceNetwork, weights: str) -> None:
     """Starts the trunk from ImageNet weights in torchvision's names.
 
-    weights: a safetensors or .pth file, or "torchvision" to download torchvision's own. They expect 0-1 values divided
+    weights: a safetensors or .pth file; a folder with one whose name starts as torchvision calls the network
+    (squeezenet1_1, mobilenet_v2, resnet50); or "torchvision" to download torchvision's own. They expect 0-1 values divided
     by ImageNet's deviations; ours are 0-255. So the first convolution's weights are divided by each colour's deviation
     relative to the mean one, and the factor that is left goes into the statistics of the batch normalisation after it
     (into its weights it would make them tiny, and their first update huge). The means stay the papers'.
     Raises ValueError when the file does not hold the network's layers.
     """
     made = ARCHITECTURES[network.config["name"]]
-    theirs = _read_weights(made.torchvision_model, weights)
+    theirs = _read_weights(network.config["name"], weights)
     ours = {key: tensor for key, tensor in network.features.state_dict().items() if not key.endswith("num_batches_tracked")}
     chosen = {key: theirs[made.torchvision_name(key)].float() for key in ours if made.torchvision_name(key) in theirs}
     lacking = [made.torchvision_name(key) for key, tensor in ours.items() if tensor.ndim == 4 and key not in chosen]
@@ -174,12 +176,24 @@ def load_imagenet(network: FaceNetwork, weights: str) -> None:
     network.features.load_state_dict(chosen, strict=False)
 
 
-def _read_weights(model: str, weights: str) -> dict[str, Tensor]:
+def weights_file(name: str, weights: str) -> Path:
+    """The file of ImageNet weights that `weights` names, a file or a folder with one whose name starts as torchvision calls the
+    network `name`. Raises ValueError when there is
+    none, or several."""
+    path, model = user_path(weights), ARCHITECTURES[name].torchvision_model
+    found = [path] if path.is_file() else sorted(file for file in path.glob(f"{model}*")
+                                                 if file.suffix in (".safetensors", ".pth", ".pt"))
+    if len(found) != 1:
+        raise ValueError(f"ImageNet weights: expected 'torchvision', a .safetensors or .pth file, or a folder with one named "
+                         f"{model}...; found {', '.join(file.name for file in found) or 'none'} at {path}. Empty starts "
+                         "from random weights.")
+    return found[0]
+
+
+def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if weights == "torchvision":
-        return torchvision.models.get_model(model, weights="DEFAULT").state_dict()
-    path = user_path(weights)
-    if not path.is_file():
-        raise ValueError(f"no file of ImageNet weights at {path}; expected a .safetensors or .pth file, or 'torchvision'")
+        return torchvision.models.get_model(ARCHITECTURES[name].torchvision_model, weights="DEFAULT").state_dict()
+    path = weights_file(name, weights)
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -48,6 +48,7 @@ class Study:
     more_training: list
     overlaps: str
     more_tests: list
+    pretraining: list
     image_size: int
     stem_stride: int
     imagenet: str
@@ -163,13 +164,22 @@ class Study:
                            for name, pairs in others.pairs.items()], ("accuracy", "eer")
 
     @cached_property
+    def _pretraining_faces(self) -> tuple[FaceSet, FaceSet]:
+        """Images that train first, and those held out of them."""
+        known = faces.union(*(faces.load(**extra) for extra in self.pretraining))
+        known = faces.untested(known, (self.test, *self.more_faces.values()), self.overlaps)
+        return faces.hold_out_images(known, self.validation_share, self.seed)
+
+    @cached_property
     def baseline_run(self) -> results.Run:
         """Where the unpruned network is: named by all that decides its weights."""
-        weights = user_path(self.imagenet)
-        imagenet = results.file_hash(weights) if weights.is_file() else self.imagenet
+        local = self.imagenet not in ("", "torchvision")
+        imagenet = results.file_hash(networks.weights_file(self.network, self.imagenet)) if local else self.imagenet
         config = {"network": self.network, "seed": self.seed, "image_size": self.image_size, "stem_stride": self.stem_stride,
                   "imagenet": imagenet, "recipe": asdict(self.recipe), "training": self.training.fingerprint(),
                   "validation": self.validation.fingerprint()}
+        if self.pretraining:
+            config["pretraining"] = [chosen.fingerprint() for chosen in self._pretraining_faces]
         return results.Run.open(user_path(self.runs), f"{self.network}-baseline", config)
 
     @cached_property
@@ -198,19 +208,24 @@ class Study:
     def sizes(self) -> pd.DataFrame:
         """Images, subjects and images per pose of every set. Reads every image once, and raises FaceError that
         lists those that cannot be read: better now than after an hour of training."""
-        for chosen in (self.training, self.validation, self.test, *self.more_faces.values()):
+        for chosen in (self.training, self.validation, self.test, *self.more_faces.values(),
+                       *(self._pretraining_faces if self.pretraining else ())):
             chosen.verify()
         return self._counts()
 
     def _counts(self) -> pd.DataFrame:
-        return faces.counts(training=self.training, validation=self.validation, test=self.test, **self.more_faces)
+        return faces.counts(training=self.training, validation=self.validation, test=self.test, **self.more_faces,
+                            **({"pretraining": self._pretraining_faces[0]} if self.pretraining else {}))
 
     def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
-        """The unpruned network and its training history, one row per epoch."""
-        torch.manual_seed(self.seed)
-        network = networks.build(self.network, len(set(self.training.subjects)), self.image_size, self.stem_stride)
-        if self.imagenet:
-            networks.load_imagenet(network, self.imagenet)
+        """The unpruned network and its training history, one row per epoch; where asked, its trunk learnt other faces first."""
+        network = self._initial(self.training)
+        if self.pretraining:
+            before, held_out = self._pretraining_faces
+            first = self._initial(before)
+            with self.baseline_run.timed("pretraining"):
+                training.train(first, before, held_out, self.recipe, self.seed, self.baseline_run.folder / "pretraining")
+            network.features.load_state_dict(first.features.state_dict())
         with self.baseline_run.timed("training"):
             history = training.train(network, self.training, self.validation, self.recipe, self.seed, self.baseline_run.folder)
         results.write_table(history, list(history), self.folder / "training.csv")
@@ -285,6 +300,14 @@ class Study:
         self._save_manifest()
         return tables
 
+    def _initial(self, known: FaceSet) -> FaceNetwork:
+        """The network before training, to classify the subjects of `known`."""
+        torch.manual_seed(self.seed)
+        network = networks.build(self.network, len(known.subject_names), self.image_size, self.stem_stride)
+        if self.imagenet:
+            networks.load_imagenet(network, self.imagenet)
+        return network
+
     def scores(self, network: FaceNetwork) -> pd.DataFrame:
         """Histograms of the network's genuine and impostor scores, for every protocol; saved as scores.csv."""
         chosen, protocols, _ = next(iter(self._protocols(closely=False)))
@@ -334,7 +357,7 @@ class Study:
         return pd.concat(curves, ignore_index=True)
 
     def _save_manifest(self) -> None:
-        private = ("root", "more_training", "overlaps", "more_tests", "imagenet", "runs", "results")  # paths of one machine
+        private = ("root", "more_training", "overlaps", "more_tests", "pretraining", "imagenet", "runs", "results")  # paths of one machine
         parameters = {name: value for name, value in asdict(self).items() if name not in private}
         config = {"parameters": parameters, "baseline": self.baseline_run.config, "pruning": self.run.config}
         runs = [self.baseline_run, self.run, *(self.arm_run(*arm) for arm in self.arm_schedules)]

@@ -569,6 +569,21 @@ def test_real_boxes(real_faces):
         assert 0 <= x < x + w <= picture.width and 0 <= y < y + h <= picture.height
 
 
+def test_a_whole_set_can_be_kept_for_testing(tmp_path):
+    for part, names in {"train": ("n1", "n2"), "test": ("n3", "n4")}.items():
+        people(tmp_path / part, **dict.fromkeys(names, 2))
+    own, more = {"part": "test"}, [{"source": "vggface2", "root": tmp_path, "part": "train"}]
+    training, test, _ = load_split("vggface2", tmp_path, 1, more, **own)
+    assert training.subject_names == ["vggface2/n1", "vggface2/n2"] and test.subject_names == ["vggface2/n3", "vggface2/n4"]
+    with pytest.raises(FaceError, match="more_training names none"):
+        load_split("vggface2", tmp_path, 1, **own)
+    with pytest.raises(FaceError, match="from which the test subjects come"):
+        load_split("vggface2", tmp_path, 1, [more[0] | own], **own)
+    people(tmp_path / "train", n3=1)
+    with pytest.raises(FaceError, match="vggface2/n3"):
+        load_split("vggface2", tmp_path, 1, more, **own)
+
+
 def test_people_left_out_of_real_training(real_faces):
     more = [{"source": "vggface2", "root": real_faces / "vggface2"},
             {"source": "folder", "root": real_faces / "celeba", "name": "celeba"}]

@@ -113,7 +113,7 @@ def test_wrong_imagenet_files_are_errors(tmp_path):
     save_file({"something": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="other.safetensors.*features.0.weight.*something"):
         networks.load_imagenet(network, str(tmp_path / "other.safetensors"))
-    with pytest.raises(ValueError, match="no file of ImageNet weights at .*missing.pth"):
+    with pytest.raises(ValueError, match="found none at .*missing.pth"):
         networks.load_imagenet(network, str(tmp_path / "missing.pth"))
 
 
@@ -137,3 +137,13 @@ def test_descriptors_are_those_of_the_centre_crops_in_order_and_leave_the_networ
     with torch.no_grad():
         expected = network.eval().embed(images)[0].numpy()
     np.testing.assert_allclose(found[1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_imagenet_weights_are_found_in_a_folder(tmp_path):
+    for name in ("squeezenet1_1_imagenet.safetensors", "mobilenet_v2.pth", "mobilenet_v2.safetensors", "resnet50.txt"):
+        (tmp_path / name).touch()
+    assert networks.weights_file("squeezenet", str(tmp_path)).name == "squeezenet1_1_imagenet.safetensors"
+    with pytest.raises(ValueError, match="found mobilenet_v2.pth, mobilenet_v2.safetensors at"):
+        networks.weights_file("mobilenetv2", str(tmp_path))
+    with pytest.raises(ValueError, match="resnet50...; found none"):
+        networks.weights_file("resnet50", str(tmp_path))

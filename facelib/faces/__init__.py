@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from facelib.faces.sources import SOURCES, read_overlaps
 from facelib.storage import user_path
 
 __all__ = ["FaceError", "FaceSet", "Split", "assert_disjoint", "counts", "examples", "hold_out_images", "load", "load_split",
-           "split_subjects", "union"]
+           "split_subjects", "union", "untested"]
 
 
 def load(source: str, root=None, minimum_images: int = 1, **options) -> FaceSet:
@@ -47,35 +48,47 @@ def load_split(source: str, root=None, test_share: float = 0.2, more_training: l
                overlaps: str = "", more_tests: list[dict] | None = None, **options) -> Split:
     """Training and test faces that share no subject.
 
-    The test subjects come from `source`, which also trains with the others. more_training: sets to train on besides,
+    The test subjects come from `source`, which also trains with the others, unless test_share is 1. more_training: sets to train on besides,
     each the arguments of `load`, for instance {"source": "vggface2", "root": "..."}. overlaps: a CSV file with the
     columns set_a, subject_a, set_b, subject_b that lists the same person under two names; whoever is tested is left
     out of training under every name, and whoever trains under two names is one subject. more_tests: sets to test on
     besides, whole, such as {"source": "lfw", "root": "..."}; they have to list pairs.
     Raises FaceError when sets are named twice, or one of more_tests lists no pairs.
     """
-    training, test = split_subjects(load(source, root, **options), test_share)
-    if not more_training and not more_tests and not overlaps:
-        return Split(training, test, {})
+    first = load(source, root, **options)
     for what, extra in [*(("more_training", extra) for extra in more_training or []),
                         *(("more_tests", extra) for extra in more_tests or [])]:
         if "source" not in extra:
             raise FaceError(f"{what}: expected the arguments of load, source among them, found {extra}")
-        if root and extra.get("root") and user_path(extra["root"]).resolve() == user_path(root).resolve():
+        if root and extra.get("root") and user_path(extra["root"]).resolve() == user_path(root).resolve() \
+                and {name: value for name, value in extra.items() if name not in ("source", "root")} == options:
             raise FaceError(f"{what} names {extra['root']}, from which the test subjects come, too; leave it out")
-    training, test = union(training, *(load(**extra) for extra in more_training or [])), union(test)
+    if test_share == 1 and not more_training:
+        raise FaceError("test_share=1 keeps every subject of the source for testing, and more_training names none to train on")
+    training, test = (None, first) if test_share == 1 else split_subjects(first, test_share)
+    if not more_training and not more_tests and not overlaps:
+        return Split(training, test, {})
+    training = union(*([training] if training else []), *(load(**extra) for extra in more_training or []))
+    test = union(test)
     others = {name: union(faces) for faces in (load(**extra) for extra in more_tests or []) for name in faces.readers}
     for name, faces in others.items():
         if not faces.pairs:
             raise FaceError(f"more_tests: the set {name} lists no pairs to verify, as lfw and pairs do")
+    return Split(untested(training, (test, *others.values()), overlaps), test, others)
+
+
+def untested(training: FaceSet, tests: Iterable[FaceSet], overlaps: str = "") -> FaceSet:
+    """The training faces of people who are in none of the test sets, by an overlaps table as `load_split` takes it; whoever
+    has two names in training is one subject. Raises FaceError when a subject of a test set is left under the same name."""
+    tests = list(tests)
     if overlaps:
         people = same_people(user_path(overlaps))
-        tested = {people.get(name, name) for faces in (test, *others.values()) for name in faces.subject_names}
+        tested = {people.get(name, name) for faces in tests for name in faces.subject_names}
         training = training.renamed(people)
         training = training.take(~pd.Series(training.subjects).isin(tested).to_numpy())
-    for faces in (test, *others.values()):
+    for faces in tests:
         assert_disjoint(training, faces)
-    return Split(training, test, others)
+    return training
 
 
 def same_people(overlaps: Path) -> dict[str, str]:

@@ -1,0 +1,158 @@
+"""The parts of a study: what they compute, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from facelib import batch, networks, results, training, verification
+from facelib.study import Study
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "2_squeezenet.ipynb"
+SMOKE = ROOT / "notebooks" / "presets" / "smoke.yaml"
+
+
+def people(folder: Path, subjects: int, images: int, poses=("frontal", "profile")) -> Path:
+    """Images of noise around a grey of their own for each subject, 60 pixels wide."""
+    random = np.random.default_rng(0)
+    for subject in range(subjects):
+        for pose in poses:
+            (folder / f"s{subject:02d}" / pose).mkdir(parents=True)
+            for number in range(images):
+                pixels = random.normal(60 + 12 * subject, 30, (60, 60, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"s{subject:02d}" / pose / f"{number}.png")
+    return folder
+
+
+def parameters(tmp_path: Path, **changed) -> dict:
+    given = batch.declared(NOTEBOOK) | batch.given(NOTEBOOK, [SMOKE], [])
+    small = {"source": "folder", "root": str(tmp_path / "faces"), "source_options": {}, "test_share": 0.4, "image_size": 33,
+             "batch_size": 8, "epochs": 1, "step_share": 0.1, "last_share": 0.2, "evaluate_every": 1, "batches_per_step": 1,
+             "finetune_shares": [0.1], "arms": {"random": 2, "control": 1}, "arm_step_share": 0.2, "template_sizes": [1],
+             "more_template_sizes": [2], "resamples": 20, "runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
+    return given | small | changed
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A tiny study with a second test set that lists pairs, computed: the study and its unpruned network."""
+    tmp_path = tmp_path_factory.mktemp("study")
+    people(tmp_path / "faces", 8, 3)
+    people(tmp_path / "others", 4, 2, poses=("any",))
+    pairs = [(f"s{a:02d}/any/0.png", f"s{b:02d}/any/1.png", int(a == b), f"s{a:02d}", f"s{b:02d}", 1 + a % 2)
+             for a in range(4) for b in range(4)]
+    table = pd.DataFrame(pairs, columns=["image_a", "image_b", "same", "subject_a", "subject_b", "fold"])
+    table.to_csv(tmp_path / "others" / "pairs.csv", index=False)
+    more_tests = [{"source": "pairs", "root": str(tmp_path / "others" / "pairs.csv"), "name": "listed"}]
+    study = Study.from_parameters(parameters(tmp_path, more_tests=more_tests))
+    network, _ = study.trained()
+    study.scores(network)
+    study.computed(network)
+    return study, network
+
+
+def test_a_chosen_step_is_verified_more_closely(computed):
+    study, _ = computed
+    curve = results.read_table(study.folder / "curve.csv")
+    sizes = curve[curve["protocol"] == "pose_pairs"].groupby(["stage", "step"])["template_size"].agg(lambda s: sorted(set(s)))
+    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1]}
+    listed = curve[curve["protocol"] == "pairs"]
+    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("fine-tuned", 1)}
+    assert set(listed["metric"]) == {"accuracy", "eer", "eer_change"}
+    assert set(listed["genuine"]) == {4} and set(listed["impostor"]) == {12}
+
+
+def test_changes_are_those_from_the_unpruned_network_on_the_same_comparisons(computed):
+    study, _ = computed
+    curve = results.read_table(study.folder / "curve.csv")
+    rows = curve[curve["protocol"] == "pose_pairs"].set_index(["stage", "step", "pair", "template_size", "metric"])["value"].unstack()
+    unpruned = rows.loc[("pruned", 0), "eer"]
+    for key in set(rows.index.droplevel([2, 3])):
+        found = rows.loc[key]
+        assert np.allclose(found["eer_change"], found["eer"] - unpruned.loc[found.index], atol=1e-12)
+    same = curve[(curve["step"] == 0) & (curve["metric"] == "eer_change")]
+    assert (same[["value", "ci_low", "ci_high"]] == 0).all(axis=None)
+
+
+def test_controls_share_steps_and_training(computed):
+    study, _ = computed
+    arms = results.read_table(study.folder / "arms" / "curve.csv")
+    keys = arms.groupby(["criterion", "seed", "stage"])["step"].agg(lambda steps: sorted(set(steps))).to_dict()
+    assert keys == {("random", 0, "pruned"): [0, 1], ("random", 1, "pruned"): [0, 1], ("none", 0, "control"): [0, 1]}
+    assert (arms[arms["stage"] == "control"]["filters"] == 3944).all()
+    assert arms[(arms["stage"] == "pruned") & (arms["step"] == 1)]["filters"].unique().tolist() == [3944 - 789]
+    unpruned = arms[arms["step"] == 0].groupby(["pair", "template_size", "metric"])["value"].nunique()
+    assert (unpruned == 1).all()
+
+
+def test_curves_and_scores_agree_with_the_rates(computed):
+    study, network = computed
+    curve = results.read_table(study.folder / "curve.csv")
+    det = results.read_table(study.folder / "det.csv")
+    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("fine-tuned", 1)}
+    protocol = verification.pose_pairs(study.test.subjects, study.test.poses, 1)[0]
+    found = verification.protocol_scores(protocol, networks.descriptors(network, study.test))
+    far, frr, _ = verification.det_curve(*found)
+    points = det[(det["step"] == 0) & (det["pair"] == "frontal-frontal") & (det["template_size"] == 1)]
+    assert set(zip(points["far"], points["frr"])) <= set(zip(far, frr))
+    assert (points["genuine"] == found[0].size).all() and (points["impostor"] == found[1].size).all()
+    scores = results.read_table(study.folder / "scores.csv")
+    sums = scores.groupby(["pair", "template_size"])[["genuine", "impostor"]].sum()
+    assert np.allclose(sums, 1) and set(scores["template_size"]) == {1}
+    rates = curve[(curve["step"] == 0) & (curve["metric"] == "eer") & (curve["pair"] == "frontal-frontal")].set_index("template_size")
+    assert rates.loc[1, "value"] == verification.equal_error_rate(*found)
+
+
+def test_a_second_execution_repeats_nothing(computed, monkeypatch):
+    study, _ = computed
+    before = (study.folder / "curve.csv").read_bytes(), study.run.parts()
+    again = Study(**dataclasses.asdict(study))
+    monkeypatch.setattr(Study, "measure", lambda *_: pytest.fail("verified again"))
+    network, _ = again.trained()
+    again.computed(network)
+    assert ((again.folder / "curve.csv").read_bytes(), again.run.parts()) == before
+
+
+def test_the_trunk_can_learn_other_faces_first(tmp_path):
+    people(tmp_path / "faces", 5, 2)
+    people(tmp_path / "first", 6, 2)
+    first = [{"source": "folder", "root": str(tmp_path / "first"), "name": "first"}]
+    study = Study.from_parameters(parameters(tmp_path, pretraining=first, more_tests=[], finetune_shares=[], arms={}))
+    plain = dataclasses.replace(study, pretraining=[])
+    assert study.baseline_run.folder != plain.baseline_run.folder
+    assert study.sizes().loc["pretraining", "subjects"] == 6
+    network, _ = study.trained()
+    assert network.classifier.out_features == 3
+    learnt = training.load_checkpoint(study.baseline_run.folder / "pretraining" / "training.safetensors")[1]["network"]
+    assert learnt["subjects"] == 6
+    assert set(study.baseline_run.parts()) == {"pretraining", "training"}
+
+
+def test_parts_are_listed_and_unknown_ones_refused(tmp_path):
+    people(tmp_path / "faces", 5, 2)
+    command = [sys.executable, "-m", "facelib.study", str(NOTEBOOK)]
+    where = ["-f", str(SMOKE), "-p", "arms", "{random: 1, taylor_weight: 2}"]
+    listed = subprocess.run([*command, "parts", *where], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    assert listed == ["baseline", "pruning", "arm:random:0", "arm:taylor_weight:0", "arm:taylor_weight:1"]
+    wrong = subprocess.run([*command, "arm:random:1", *where], capture_output=True, text=True, cwd=ROOT)
+    assert wrong.returncode == 2 and "expected one of baseline, pruning, arm:random:0" in wrong.stderr
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"arms": {"tailor_weight": 1}}, "tailor_weight"),
+    ({"arms": {"random": 0}}, "number of seeds.*'random': 0|random.*0"),
+    ({"finetune_shares": [0.15]}, "0.15, where pruning does not evaluate"),
+    ({"template_sizes": []}, "at least 1, found"),
+    ({"more_template_sizes": [0]}, "at least 1, found"),
+])
+def test_parameters_that_do_not_fit_are_refused_at_once(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        Study.from_parameters(parameters(tmp_path, **changed))
