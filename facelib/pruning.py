@@ -7,7 +7,7 @@ import copy
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from facelib import networks
 from facelib.channels import ChannelGraph
-from facelib.faces.crops import training_batches
+from facelib.faces.crops import normalise, training_batches
 from facelib.faces.faceset import FaceSet
 from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
@@ -50,6 +50,8 @@ class Schedule:
     minimum: filters that every layer keeps at least.
     scoring: "training" scores the mini-batches that train, each before its update; "separate" trains on
         batches_per_step mini-batches, then scores as many of the next ones, in training mode but without updates.
+    reestimate_batches: before each evaluation the running statistics of batch normalisation are made anew from so many
+        training mini-batches; 0 leaves the moving averages, which still remember the network before the step.
     """
 
     criterion: str = "taylor_weight"
@@ -62,6 +64,7 @@ class Schedule:
     unit: str = "filters"
     minimum: int = 1
     scoring: str = "training"
+    reestimate_batches: int = 0
 
     def __post_init__(self):
         if self.criterion not in (*CRITERIA, "none"):
@@ -77,9 +80,9 @@ class Schedule:
             raise ValueError(f"scoring is training or separate, found '{self.scoring}'")
         if self.scoring == "separate" and self.learning_rate == 0:
             raise ValueError("scoring separate from training needs a learning_rate above 0; scoring 'training' with 0 only scores")
-        if self.batches_per_step < 0 or self.learning_rate < 0 or self.evaluate_every < 1:
-            raise ValueError("batches_per_step and learning_rate are at least 0, evaluate_every at least 1; found "
-                             f"{self.batches_per_step}, {self.learning_rate} and {self.evaluate_every}")
+        for name, least in {"batches_per_step": 0, "learning_rate": 0, "evaluate_every": 1, "reestimate_batches": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, found {getattr(self, name)}")
 
     @property
     def steps(self) -> int:
@@ -216,6 +219,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                     chosen = choose(graph, *importance.scores(), asked, schedule.minimum, schedule.unit, network)
                     graph.remove(chosen, optimizer)
             if schedule.evaluated(step):
+                if schedule.reestimate_batches:
+                    reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0, schedule.reestimate_batches))
                 found = {"step": step} | size_columns(network, graph)
                 rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
@@ -230,7 +235,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
-def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, moment: str, checkpoint: Path,
+def learn(network: FaceNetwork, batches: Iterable, recipe: Recipe, precision: str, moment: str, checkpoint: Path,
           optimizer: torch.optim.Optimizer | None, importance: Importance | None) -> None:
     """One pass over mini-batches in training mode: each one's scores are collected, then the weights updated."""
     network.train()
@@ -243,6 +248,13 @@ def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, moment:
             if optimizer is not None:
                 optimizer.step()
             network.zero_grad(set_to_none=True)
+
+
+def reestimate(network: FaceNetwork, batches: Iterable) -> None:
+    """Makes the running statistics of batch normalisation anew: the mean over mini-batches of their means and
+    (unbiased) variances, in float32. Weights, momentum and training's own updates are not affected."""
+    where = next(network.parameters()).device
+    torch.optim.swa_utils.update_bn((normalise(images, where) for images, _ in batches), network)
 
 
 def _seed(*numbers: int) -> int:
