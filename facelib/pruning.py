@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facelib import networks
 from facelib.channels import ChannelGraph
@@ -284,31 +284,63 @@ def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_des
 
 def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
     """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit."""
-    tensors, saved = load_checkpoint(path)
-    network = networks.build(**saved["network"]).eval()
-    graph = graph_of(network, saved["keep_descriptor"])
-    graph.remove(tensors["removed"])
+    network, graph, tensors = _rebuilt(path)
     network.load_state_dict(under("network", tensors))
     return network, graph
 
 
+def fresh(path: Path, seed: int) -> tuple[FaceNetwork, ChannelGraph]:
+    """The pruned shape of a checkpoint with random weights: a new network, never trained, cut to that shape.
+
+    The draw is that of the seed and of nothing else; it is not the one the pruned network once started from.
+    """
+    torch.manual_seed(_seed(seed, 5))
+    network, graph, _ = _rebuilt(path)
+    return network, graph
+
+
+def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor]]:
+    tensors, saved = load_checkpoint(path)
+    network = networks.build(**saved["network"]).eval()
+    graph = graph_of(network, saved["keep_descriptor"])
+    graph.remove(tensors["removed"])
+    return network, graph, tensors
+
+
 def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
               recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
-    """Retrains the networks that `prune` left in `folder` at `shares` of the filters removed, each from there on its own.
+    """Retrains the networks that `prune` left in `folder` with `shares` removed, each from there on its own.
     Of a control run they are the networks of the same steps, whole.
 
     Returns the tables of stage "fine-tuned". Resumable, as training is. Raises ValueError when a share was not evaluated.
     """
+    return _retrain("fine-tuned", load, folder, shares, training, validation, schedule, recipe, evaluate, seed)
+
+
+def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
+                 recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
+    """Trains the shapes that `prune` left in `folder` with `shares` removed from random weights: what is it worth to
+    inherit weights, and not the shape alone (Liu et al. 2019, Rethinking the Value of Network Pruning)?
+
+    Returns the tables of stage "from-scratch"; else as `fine_tune`.
+    """
+    return _retrain("from-scratch", lambda path: fresh(path, seed), folder, shares, training, validation, schedule, recipe,
+                    evaluate, seed)
+
+
+def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, shares: Sequence[float],
+             training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate,
+             seed: int) -> Tables:
     curve, layers = [], []
-    for share in progress(shares, "fine-tuning", unit="networks"):
+    for share in progress(shares, stage, unit="networks"):
         step = round(share / schedule.step_share)
         path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
         if not path.exists():
-            raise ValueError(f"no network was kept at {share:.0%} of the filters removed (step {step}); fine-tune at "
-                             f"shares that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
-        network, graph = load(path)
-        train(network, training, validation, recipe, seed, Path(folder) / f"fine-tuned-{step:03d}")
-        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "fine-tuned"}
+            raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take shares "
+                             f"that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
+        network, graph = start(path)
+        train(network, training, validation, recipe, seed, Path(folder) / f"{stage}-{step:03d}")
+        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
         found = about | {"step": step} | size_columns(network, graph)
         curve += pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
         layers += layer_rows(graph, about, step)

@@ -449,6 +449,37 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
         pruning.fine_tune(folder, [0.15], learning, validation, SCHEDULE, RECIPE, None, 0)
 
 
+def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, blobs, monkeypatch):
+    folder = never_killed[1]
+    learning, validation = hold_out_images(split_subjects(blobs, 0.25)[0], 0.1, 0)
+    started = []
+
+    def recorded(made, *arguments):
+        started.append({name: tensor.clone() for name, tensor in made.state_dict().items()})
+        return training.train(made, *arguments)
+
+    monkeypatch.setattr(pruning, "train", recorded)
+    steps = []
+
+    def evaluate(made, step):
+        steps.append(step)
+        return unverified(made, step)
+
+    found = pruning.from_scratch(folder, [0.1, 0.2], learning, validation, SCHEDULE, RECIPE, evaluate, 0)
+    assert steps == [2, 4] and set(found.curve["stage"]) == {"from-scratch"} and list(found.curve["filters"]) == [3550, 3155]
+    pruned = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
+    assert {name: t.shape for name, t in started[1].items()} == {name: t.shape for name, t in pruned.items()}
+    weight = "features.fire4.expand3x3.conv.weight"
+    assert not torch.equal(started[1][weight], pruned[weight])
+    for seed in (0, 1, 2):  # nor the weights which a baseline of this seed, or of the one beside, started from
+        torch.manual_seed(seed)
+        whole = networks.build("squeezenet", 6, 33, 2).state_dict()[weight]
+        assert torch.isin(started[1][weight], whole).float().mean() < 0.01
+    assert all(torch.equal(started[1][name], t) for name, t in
+               pruning.fresh(folder / "pruned-004.safetensors", 0)[0].state_dict().items())
+    assert started[1]["features.fire4.expand3x3.bn.running_mean"].eq(0).all()
+
+
 @pytest.mark.parametrize("wrong", [{"criterion": "tailor"}, {"step_share": 0.0}, {"last_share": 1.0}, {"step_share": 0.7},
                                    {"evaluate_every": 0}, {"batches_per_step": -1}, {"unit": "flops"}, {"minimum": 0},
                                    {"scoring": "twice"}, {"reestimate_batches": -1}, {"learning_rate": 0.0, "scoring": "separate"}])
