@@ -7,18 +7,18 @@ import copy
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facelib import networks
 from facelib.channels import ChannelGraph
-from facelib.faces.crops import training_batches
+from facelib.faces.crops import normalise, training_batches
 from facelib.faces.faceset import FaceSet
 from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
@@ -50,6 +50,8 @@ class Schedule:
     minimum: filters that every layer keeps at least.
     scoring: "training" scores the mini-batches that train, each before its update; "separate" trains on
         batches_per_step mini-batches, then scores as many of the next ones, in training mode but without updates.
+    reestimate_batches: before each evaluation the running statistics of batch normalisation are made anew from so many
+        training mini-batches; 0 leaves the moving averages, which still remember the network before the step.
     """
 
     criterion: str = "taylor_weight"
@@ -62,6 +64,7 @@ class Schedule:
     unit: str = "filters"
     minimum: int = 1
     scoring: str = "training"
+    reestimate_batches: int = 0
 
     def __post_init__(self):
         if self.criterion not in (*CRITERIA, "none"):
@@ -77,9 +80,9 @@ class Schedule:
             raise ValueError(f"scoring is training or separate, found '{self.scoring}'")
         if self.scoring == "separate" and self.learning_rate == 0:
             raise ValueError("scoring separate from training needs a learning_rate above 0; scoring 'training' with 0 only scores")
-        if self.batches_per_step < 0 or self.learning_rate < 0 or self.evaluate_every < 1:
-            raise ValueError("batches_per_step and learning_rate are at least 0, evaluate_every at least 1; found "
-                             f"{self.batches_per_step}, {self.learning_rate} and {self.evaluate_every}")
+        for name, least in {"batches_per_step": 0, "learning_rate": 0, "evaluate_every": 1, "reestimate_batches": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, found {getattr(self, name)}")
 
     @property
     def steps(self) -> int:
@@ -216,6 +219,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                     chosen = choose(graph, *importance.scores(), asked, schedule.minimum, schedule.unit, network)
                     graph.remove(chosen, optimizer)
             if schedule.evaluated(step):
+                if schedule.reestimate_batches:
+                    reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0, schedule.reestimate_batches))
                 found = {"step": step} | size_columns(network, graph)
                 rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
@@ -230,7 +235,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
-def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, moment: str, checkpoint: Path,
+def learn(network: FaceNetwork, batches: Iterable, recipe: Recipe, precision: str, moment: str, checkpoint: Path,
           optimizer: torch.optim.Optimizer | None, importance: Importance | None) -> None:
     """One pass over mini-batches in training mode: each one's scores are collected, then the weights updated."""
     network.train()
@@ -243,6 +248,13 @@ def learn(network: FaceNetwork, batches, recipe: Recipe, precision: str, moment:
             if optimizer is not None:
                 optimizer.step()
             network.zero_grad(set_to_none=True)
+
+
+def reestimate(network: FaceNetwork, batches: Iterable) -> None:
+    """Makes the running statistics of batch normalisation anew: the mean over mini-batches of their means and
+    (unbiased) variances, in float32. Weights, momentum and training's own updates are not affected."""
+    where = next(network.parameters()).device
+    torch.optim.swa_utils.update_bn((normalise(images, where) for images, _ in batches), network)
 
 
 def _seed(*numbers: int) -> int:
@@ -272,31 +284,63 @@ def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_des
 
 def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
     """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit."""
-    tensors, saved = load_checkpoint(path)
-    network = networks.build(**saved["network"]).eval()
-    graph = graph_of(network, saved["keep_descriptor"])
-    graph.remove(tensors["removed"])
+    network, graph, tensors = _rebuilt(path)
     network.load_state_dict(under("network", tensors))
     return network, graph
 
 
+def fresh(path: Path, seed: int) -> tuple[FaceNetwork, ChannelGraph]:
+    """The pruned shape of a checkpoint with random weights: a new network, never trained, cut to that shape.
+
+    The draw is that of the seed and of nothing else; it is not the one the pruned network once started from.
+    """
+    torch.manual_seed(_seed(seed, 5))
+    network, graph, _ = _rebuilt(path)
+    return network, graph
+
+
+def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor]]:
+    tensors, saved = load_checkpoint(path)
+    network = networks.build(**saved["network"]).eval()
+    graph = graph_of(network, saved["keep_descriptor"])
+    graph.remove(tensors["removed"])
+    return network, graph, tensors
+
+
 def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
               recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
-    """Retrains the networks that `prune` left in `folder` at `shares` of the filters removed, each from there on its own.
+    """Retrains the networks that `prune` left in `folder` with `shares` removed, each from there on its own.
     Of a control run they are the networks of the same steps, whole.
 
     Returns the tables of stage "fine-tuned". Resumable, as training is. Raises ValueError when a share was not evaluated.
     """
+    return _retrain("fine-tuned", load, folder, shares, training, validation, schedule, recipe, evaluate, seed)
+
+
+def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
+                 recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
+    """Trains the shapes that `prune` left in `folder` with `shares` removed from random weights: what is it worth to
+    inherit weights, and not the shape alone (Liu et al. 2019, Rethinking the Value of Network Pruning)?
+
+    Returns the tables of stage "from-scratch"; else as `fine_tune`.
+    """
+    return _retrain("from-scratch", lambda path: fresh(path, seed), folder, shares, training, validation, schedule, recipe,
+                    evaluate, seed)
+
+
+def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, shares: Sequence[float],
+             training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate,
+             seed: int) -> Tables:
     curve, layers = [], []
-    for share in progress(shares, "fine-tuning", unit="networks"):
+    for share in progress(shares, stage, unit="networks"):
         step = round(share / schedule.step_share)
         path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
         if not path.exists():
-            raise ValueError(f"no network was kept at {share:.0%} of the filters removed (step {step}); fine-tune at "
-                             f"shares that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
-        network, graph = load(path)
-        train(network, training, validation, recipe, seed, Path(folder) / f"fine-tuned-{step:03d}")
-        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": "fine-tuned"}
+            raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take shares "
+                             f"that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
+        network, graph = start(path)
+        train(network, training, validation, recipe, seed, Path(folder) / f"{stage}-{step:03d}")
+        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
         found = about | {"step": step} | size_columns(network, graph)
         curve += pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
         layers += layer_rows(graph, about, step)

@@ -1,6 +1,7 @@
 """The pruning loop: exact counts, resumption to the same bits, checkpoints that rebuild the same network."""
 
 import copy
+import functools
 import io
 import os
 import signal
@@ -34,16 +35,20 @@ def network(subjects=6):
     return networks.build("squeezenet", subjects, image_size=33, stem_stride=2)
 
 
-def run(blobs, folder, schedule=SCHEDULE):
-    """A short run on the blobs: its two tables as CSV text."""
+def unverified(pruned, step):
+    return pd.DataFrame([{"pair": "all", "metric": "eer", "value": 0.5}])
+
+
+def run(blobs, folder, schedule=SCHEDULE, evaluate=None):
+    """A short run on the blobs: its two tables as CSV text. The default evaluation verifies."""
     learning, test = split_subjects(blobs, 0.25)
     protocols = verification.pose_pairs(test.subjects, test.poses, 2)
 
-    def evaluate(pruned, step):
+    def verify(pruned, step):
         found = descriptors(pruned, test)
         return pd.concat([verification.evaluate(p, found, resamples=20) for p in protocols], ignore_index=True)
 
-    tables = prune(network(), learning, schedule, RECIPE, evaluate, 0, folder)
+    tables = prune(network(), learning, schedule, RECIPE, evaluate or verify, 0, folder)
     return tables.curve.to_csv(index=False), tables.layers.to_csv(index=False)
 
 
@@ -131,7 +136,7 @@ def test_both_arms_see_the_same_mini_batches(blobs, tmp_path, monkeypatch):
             return training.backward(pruned, images, labels, *arguments)
 
         monkeypatch.setattr(pruning, "backward", recorded)
-        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, last_share=0.1))
+        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, last_share=0.1), unverified)
     assert len(seen["none"]) == len(seen["random"]) == 4
     assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(seen["none"], seen["random"]))
 
@@ -143,7 +148,7 @@ def test_fine_tuned_control_keeps_its_criterion(control, blobs):
 
     def evaluate(tuned, step):
         steps.append(step)
-        return pd.DataFrame([{"pair": "all", "metric": "eer", "value": 0.5}])
+        return unverified(tuned, step)
 
     found = pruning.fine_tune(control[1], [0.1, 0.2], learning, validation, replace(SCHEDULE, criterion="none"), RECIPE,
                               evaluate, 0)
@@ -256,9 +261,14 @@ class Tiny(nn.Module):
         return self.classifier(self.flatten(found.mean((2, 3), keepdim=True)))
 
 
-def tiny():
+@functools.cache
+def traced():
     made = Tiny()
     return made, ChannelGraph(made, torch.zeros(1, 3, 7, 7))
+
+
+def tiny():
+    return copy.deepcopy(traced())
 
 
 def removed_one_by_one(scores, count, minimum, unit):
@@ -268,7 +278,7 @@ def removed_one_by_one(scores, count, minimum, unit):
     gone = []
     for _, group in sorted(zip(scores, graph.groups.index)):
         if total - pruning.size_columns(made, graph)[unit] >= count:
-            return gone
+            break
         layers = list(graph.groups.loc[group, "layers"])
         filters = pd.Series({layer: (graph.filter_groups(layer) == group).sum().item() for layer in layers})
         if (graph.layers.loc[layers, "out_channels"] - filters >= minimum).all():
@@ -326,7 +336,7 @@ def test_every_step_removes_the_share_of_parameters_or_macs(blobs, tmp_path, uni
 
     monkeypatch.setattr(pruning, "choose", recorded)
     schedule = replace(SCHEDULE, unit=unit, evaluate_every=1, minimum=2, learning_rate=0.0)
-    curve, layers = tables(run(blobs, tmp_path, schedule))
+    curve, layers = tables(run(blobs, tmp_path, schedule, unverified))
     sizes = curve.groupby("step")[unit].first()
     total = sizes[0]
     for step in range(1, 5):
@@ -350,7 +360,7 @@ def test_separate_scoring_trains_then_scores_the_next_mini_batches(blobs, tmp_pa
 
     monkeypatch.setattr(pruning, "backward", recorded)
     monkeypatch.setattr(pruning.Importance, "collect", collect)
-    run(blobs, tmp_path, replace(SCHEDULE, scoring="separate", last_share=0.1))
+    run(blobs, tmp_path, replace(SCHEDULE, scoring="separate", last_share=0.1), unverified)
     learning, _ = split_subjects(blobs, 0.25)
     expected = [images for images, _ in training_batches(learning, 33, RECIPE.batch_size, 0, 0, 8, workers=0)]
     assert len(seen) == 8 and all(map(torch.equal, seen, expected))  # twice two mini-batches in each of two steps
@@ -368,8 +378,46 @@ def test_separate_control_trains_on_the_same_mini_batches(blobs, tmp_path, monke
 
     monkeypatch.setattr(pruning, "backward", recorded)
     for criterion in ("magnitude", "none"):
-        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, scoring="separate", last_share=0.05))
+        run(blobs, tmp_path / criterion, replace(SCHEDULE, criterion=criterion, scoring="separate", last_share=0.05), unverified)
     assert len(seen) == 8 and all(map(torch.equal, seen[:4], seen[4:]))
+
+
+def test_reestimated_statistics_are_means_over_mini_batches(monkeypatch):
+    monkeypatch.setattr(pruning, "normalise", lambda images, where: images.to(torch.float32))
+    layer = nn.BatchNorm2d(2, momentum=0.1)
+    layer.running_mean += 100  # what it remembers
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), layer).eval()
+    network[0].weight.data[:] = torch.tensor([1.0, -2.0]).view(2, 1, 1, 1)
+    batches = [(torch.tensor([0.0, 4.0]).view(2, 1, 1, 1), None), (torch.tensor([2.0, 4.0]).view(2, 1, 1, 1), None)]
+    pruning.reestimate(network, batches)
+    assert layer.running_mean.tolist() == [2.5, -5.0]  # of means 2 and 3
+    assert layer.running_var.tolist() == [5.0, 20.0]  # of variances 8 and 2
+    assert layer.momentum == 0.1 and not network.training
+
+
+def test_reestimation_changes_the_kept_statistics_alone_and_resumes(never_killed, blobs, tmp_path, monkeypatch):
+    schedule = replace(SCHEDULE, reestimate_batches=3)
+    whole = run(blobs, tmp_path / "whole", schedule)
+    plain, again = (pruning.load(folder / "pruned-004.safetensors")[0] for folder in (never_killed[1], tmp_path / "whole"))
+    for name, tensor in plain.named_parameters():
+        assert torch.equal(again.get_parameter(name), tensor)
+    learning, _ = split_subjects(blobs, 0.25)
+    pruning.reestimate(plain, training_batches(learning, 33, RECIPE.batch_size, 0, 0, 3, workers=0))
+    assert all(torch.equal(again.get_buffer(name), tensor) for name, tensor in plain.named_buffers())
+
+    calls = []
+
+    def dying(pruned, batches, reestimate=pruning.reestimate):
+        reestimate(pruned, batches)
+        calls.append(1)
+        if len(calls) == 2:  # in step 2
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning, "reestimate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(blobs, tmp_path / "killed", schedule)
+    monkeypatch.undo()
+    assert run(blobs, tmp_path / "killed", schedule) == whole
 
 
 def test_kept_descriptor_loses_nothing():
@@ -401,9 +449,40 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
         pruning.fine_tune(folder, [0.15], learning, validation, SCHEDULE, RECIPE, None, 0)
 
 
+def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, blobs, monkeypatch):
+    folder = never_killed[1]
+    learning, validation = hold_out_images(split_subjects(blobs, 0.25)[0], 0.1, 0)
+    started = []
+
+    def recorded(made, *arguments):
+        started.append({name: tensor.clone() for name, tensor in made.state_dict().items()})
+        return training.train(made, *arguments)
+
+    monkeypatch.setattr(pruning, "train", recorded)
+    steps = []
+
+    def evaluate(made, step):
+        steps.append(step)
+        return unverified(made, step)
+
+    found = pruning.from_scratch(folder, [0.1, 0.2], learning, validation, SCHEDULE, RECIPE, evaluate, 0)
+    assert steps == [2, 4] and set(found.curve["stage"]) == {"from-scratch"} and list(found.curve["filters"]) == [3550, 3155]
+    pruned = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
+    assert {name: t.shape for name, t in started[1].items()} == {name: t.shape for name, t in pruned.items()}
+    weight = "features.fire4.expand3x3.conv.weight"
+    assert not torch.equal(started[1][weight], pruned[weight])
+    for seed in (0, 1, 2):  # nor the weights which a baseline of this seed, or of the one beside, started from
+        torch.manual_seed(seed)
+        whole = networks.build("squeezenet", 6, 33, 2).state_dict()[weight]
+        assert torch.isin(started[1][weight], whole).float().mean() < 0.01
+    assert all(torch.equal(started[1][name], t) for name, t in
+               pruning.fresh(folder / "pruned-004.safetensors", 0)[0].state_dict().items())
+    assert started[1]["features.fire4.expand3x3.bn.running_mean"].eq(0).all()
+
+
 @pytest.mark.parametrize("wrong", [{"criterion": "tailor"}, {"step_share": 0.0}, {"last_share": 1.0}, {"step_share": 0.7},
                                    {"evaluate_every": 0}, {"batches_per_step": -1}, {"unit": "flops"}, {"minimum": 0},
-                                   {"scoring": "twice"}, {"learning_rate": 0.0, "scoring": "separate"}])
+                                   {"scoring": "twice"}, {"reestimate_batches": -1}, {"learning_rate": 0.0, "scoring": "separate"}])
 def test_schedule_refuses_what_makes_no_sense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Schedule(**wrong)
