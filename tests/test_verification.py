@@ -626,3 +626,16 @@ def test_a_thinned_det_curve_keeps_the_largest_fars_below_a_grid():
     assert 30 < few_far.size <= 50 and set(zip(few_far, few_frr)) <= set(zip(far, frr))
     for target in np.geomspace(1 / 5000, 1, 50):
         assert far[far <= target].max() in few_far
+
+
+def test_a_det_band_is_the_interval_of_frr_at_each_far():
+    random = np.random.default_rng(0)
+    people = np.repeat(np.arange(12), 4)
+    descriptors = random.normal(size=(12, 8))[people] + random.normal(size=(48, 8))
+    protocol = verification.all_against_all(people)
+    band = verification.det_band(protocol, descriptors, (1e-5, 0.01, 0.1), 200)
+    assert band["far"].tolist() == [0.01, 0.1]  # 1,056 impostor comparisons resolve no FAR of 0.001 %
+    alone = verification.evaluate(protocol, descriptors, ("frr_at_far_0.1",), 200).iloc[0]
+    assert band["frr"].iloc[1] == alone["value"]
+    assert band[["ci_low", "ci_high"]].iloc[1].to_numpy() == pytest.approx(alone[["ci_low", "ci_high"]].to_numpy(float), abs=0.02)
+    assert (band["ci_low"] <= band["frr"]).all() and (band["frr"] <= band["ci_high"]).all()
