@@ -1,4 +1,5 @@
-# make study | test | test-slow | figures | bench | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
+# make study | report | test | test-slow | figures | bench | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
+# FACES: a folder with one folder of images per subject; results go to results/PRESET-NAME.
 PRESET ?= laptop
 FACES ?=
 IMAGENET ?=
@@ -19,26 +20,18 @@ BIN := $(ENVIRONMENT)/bin
 RECENT := 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"facelib needs Python 3.11 or newer, found {sys.version.split()[0]}; name one with make PYTHON=...")'
 STAMP := $(ENVIRONMENT)/.facelib-is-set-up
 
-# Faces of one's own: a folder with one folder of images per subject; results go to results/PRESET-NAME.
-ifneq ($(FACES),)
-  FOLDER := $(shell cd "$(FACES)" 2>/dev/null && pwd)
-  ifeq ($(FOLDER),)
-    $(error FACES="$(FACES)" is no folder)
-  endif
-  OWN := -p source folder -p root "$(FOLDER)" -p source_options "{}"
-endif
-NAME := $(PRESET)$(if $(FACES),-$(shell basename "$(FOLDER)" | tr ' ' '-'))
-RUN = $(BIN)/python -m facelib.batch notebooks/$(1).ipynb results/$(NAME)/notebooks/$(1).ipynb \
-      -f notebooks/presets/$(PRESET).yaml -p preset $(NAME) $(OWN)
-WEIGHTS := $(if $(IMAGENET),-p imagenet '$(IMAGENET)')
+# As many as torch takes by itself, which is what the notebooks take in JupyterLab.
+THREADS = $$($(BIN)/python -c 'import torch; print(torch.get_num_threads())')
 
-.PHONY: study test test-slow figures setup lab lock bench
+.PHONY: study report test test-slow figures setup lab lock bench
 .DELETE_ON_ERROR:
 
 study: setup
-	$(call RUN,1_faces)
-	$(call RUN,2_squeezenet) $(WEIGHTS)
-	@echo "Tables and figures: results/$(NAME)"
+	$(BIN)/python -m snakemake --cores $(THREADS) --config preset='$(PRESET)' $(if $(FACES),faces='$(FACES)') $(if $(IMAGENET),imagenet='$(IMAGENET)')
+	@echo "Tables and figures: results/; to read: build/report/index.html"
+
+report: setup
+	$(BIN)/python -m facelib.report
 
 test: setup
 	$(BIN)/python -m pytest
