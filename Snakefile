@@ -65,7 +65,7 @@ def parts(book):
 # What the unpruned network does not depend on. A parameter that is missing here costs seconds: its part finds itself done.
 AFTER_TRAINING = {"criterion", "step_share", "last_share", "batches_per_step", "pruning_learning_rate", "evaluate_every",
                   "keep_descriptor", "finetune_shares", "finetune_epochs", "finetune_learning_rate", "template_sizes",
-                  "resamples", "arms"}
+                  "more_template_sizes", "resamples", "arms", "arm_step_share"}
 
 
 def files_of(folder):
