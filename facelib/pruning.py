@@ -272,14 +272,25 @@ def size_columns(network: FaceNetwork, graph: ChannelGraph) -> dict:
 
 def layer_rows(graph: ChannelGraph, about: dict, step: int) -> list[dict]:
     table = graph.layers.rename_axis("layer").reset_index()
-    columns = ["layer", "kind", "depth", "out_channels_original", "out_channels"]
+    table["coupling"] = table["layer"].map(couplings(graph))
+    columns = ["layer", "kind", "depth", "coupling", "out_channels_original", "out_channels"]
     return [about | {"step": step} | row for row in table[columns].to_dict("records")]
 
 
-def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_descriptor: bool) -> None:
-    """Writes what `load` needs: the constructor's arguments, the groups removed and the weights."""
+def couplings(graph: ChannelGraph) -> dict[str, int]:
+    """For each layer the depth of the first layer with which it shares groups, itself or through others: layers with the
+    same number lose filters together."""
+    first = graph.layers["depth"].to_dict()
+    for layers in set(graph.groups["layers"]):
+        together = {first[layer] for layer in layers}
+        first = {layer: min(together) if depth in together else depth for layer, depth in first.items()}
+    return first
+
+
+def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_descriptor: bool, **more) -> None:
+    """Writes what `load` needs: the constructor's arguments, the groups removed and the weights; and more, if given."""
     save_checkpoint(path, prefixed("network", network.state_dict()) | {"removed": graph.removed},
-                    {"network": network.config, "keep_descriptor": keep_descriptor})
+                    {"network": network.config, "keep_descriptor": keep_descriptor} | more)
 
 
 def load(path: Path) -> tuple[FaceNetwork, ChannelGraph]:
@@ -312,7 +323,8 @@ def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validati
     """Retrains the networks that `prune` left in `folder` with `shares` removed, each from there on its own.
     Of a control run they are the networks of the same steps, whole.
 
-    Returns the tables of stage "fine-tuned". Resumable, as training is. Raises ValueError when a share was not evaluated.
+    They stay as folder/fine-tuned-STEP.safetensors, for `load`. Returns the tables of stage "fine-tuned". Resumable, as
+    training is. Raises ValueError when a share was not evaluated.
     """
     return _retrain("fine-tuned", load, folder, shares, training, validation, schedule, recipe, evaluate, seed)
 
@@ -338,10 +350,15 @@ def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph
         if not path.exists():
             raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take shares "
                              f"that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
-        network, graph = start(path)
-        train(network, training, validation, recipe, seed, Path(folder) / f"{stage}-{step:03d}")
-        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
-        found = about | {"step": step} | size_columns(network, graph)
-        curve += pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
-        layers += layer_rows(graph, about, step)
+        done = path.with_name(f"{stage}-{step:03d}.safetensors")
+        if not done.exists():
+            network, graph = start(path)
+            train(network, training, validation, recipe, seed, done.with_suffix(""))
+            about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
+            found = about | {"step": step} | size_columns(network, graph)
+            rows = pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
+            save_network(done, network, graph, schedule.keep_descriptor, curve=rows, layers=layer_rows(graph, about, step))
+        saved = load_checkpoint(done)[1]
+        curve += saved["curve"]
+        layers += saved["layers"]
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))

@@ -19,7 +19,8 @@ from facelib.storage import replacing
 
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters", "groups", "filters_removed_pct", "parameters", "macs",
          "protocol", "pair", "template_size", "metric", "value", "ci_low", "ci_high", "genuine", "impostor"]
-LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "depth", "out_channels_original", "out_channels"]
+LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "depth", "coupling", "out_channels_original",
+          "out_channels"]
 PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors",
             "mat-io", "onnxruntime"]
 

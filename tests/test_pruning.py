@@ -486,3 +486,15 @@ def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, 
 def test_schedule_refuses_what_makes_no_sense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Schedule(**wrong)
+
+
+def test_layers_that_lose_filters_together_have_the_same_coupling():
+    def numbers(name):
+        return pruning.couplings(graph_of(networks.build(name, 3, 33)))
+
+    squeezenet, mobilenet, resnet = (numbers(name) for name in ("squeezenet", "mobilenetv2", "resnet50"))
+    assert list(squeezenet.values()) == list(range(26))
+    assert mobilenet["features.2.conv.1.0"] == mobilenet["features.2.conv.0.0"]  # depthwise and what feeds it
+    assert mobilenet["features.2.conv.2"] == mobilenet["features.3.conv.2"] != mobilenet["features.4.conv.2"]
+    stream = [resnet[f"features.layer1.{layer}"] for layer in ("0.downsample.0", "0.conv3", "1.conv3", "2.conv3")]
+    assert len(set(stream)) == 1 and resnet["features.layer1.1.conv2"] not in stream

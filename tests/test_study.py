@@ -115,7 +115,7 @@ def test_a_second_execution_repeats_nothing(computed, monkeypatch):
     study, _ = computed
     before = (study.folder / "curve.csv").read_bytes(), study.run.parts()
     again = Study(**dataclasses.asdict(study))
-    monkeypatch.setattr(Study, "measure", lambda *_: pytest.fail("verified again"))
+    monkeypatch.setattr(Study, "measure", lambda *_, **__: pytest.fail("verified again"))
     network, _ = again.trained()
     again.computed(network)
     assert ((again.folder / "curve.csv").read_bytes(), again.run.parts()) == before
