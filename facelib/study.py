@@ -67,9 +67,14 @@ class Study:
     pruning_learning_rate: float
     evaluate_every: int
     keep_descriptor: bool
+    unit: str
+    minimum_filters: int
+    scoring: str
+    reestimate_batches: int
     finetune_shares: list
     finetune_epochs: int
     finetune_learning_rate: float
+    scratch_shares: list
     arms: dict
     arm_step_share: float
     template_sizes: list
@@ -85,12 +90,13 @@ class Study:
 
     def __post_init__(self):
         self.recipe, self.pruning_schedule, self.finetune_recipe, self.arm_schedules  # noqa: B018  each checks its own
-        steps = {share: share / self.step_share for share in self.finetune_shares}
-        wrong = [share for share, step in steps.items() if not 0 <= share <= self.last_share
-                 or abs(step - round(step)) > 1e-6 or not self.pruning_schedule.evaluated(round(step))]
-        if wrong:
-            raise ValueError(f"finetune_shares has {wrong[0]}, where pruning does not evaluate: it does every "
-                             f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
+        for name, shares in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
+            for share in shares:
+                step = share / self.step_share
+                if not 0 <= share <= self.last_share or abs(step - round(step)) > 1e-6 \
+                        or not self.pruning_schedule.evaluated(round(step)):
+                    raise ValueError(f"{name} has {share}, where pruning does not evaluate: it does every "
+                                     f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
         if not self.template_sizes or min(self.template_sizes + self.more_template_sizes) < 1:
             raise ValueError("template_sizes and more_template_sizes are numbers of images, at least 1, found "
                              f"{self.template_sizes} and {self.more_template_sizes}")
@@ -108,7 +114,8 @@ class Study:
     @cached_property
     def pruning_schedule(self) -> Schedule:
         return Schedule(self.criterion, self.step_share, self.last_share, self.batches_per_step,
-                        self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor)
+                        self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor, self.unit,
+                        self.minimum_filters, self.scoring, self.reestimate_batches)
 
     @cached_property
     def arm_schedules(self) -> dict[tuple[str, int], Schedule]:
@@ -124,7 +131,7 @@ class Study:
     @property
     def chosen_steps(self) -> set[int]:
         """Steps whose networks are looked at more closely: unpruned, and those that are fine-tuned."""
-        return {0} | {round(share / self.step_share) for share in self.finetune_shares}
+        return {0} | {round(share / self.step_share) for share in self.finetune_shares + self.scratch_shares}
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet, dict[str, FaceSet]]:
@@ -187,6 +194,7 @@ class Study:
         """Where the pruned networks are: named by all that decides the tables."""
         config = {"baseline": self.baseline_run.folder.name, "pruning": asdict(self.pruning_schedule),
                   "finetune_shares": self.finetune_shares, "finetune": asdict(self.finetune_recipe),
+                  "scratch_shares": self.scratch_shares,
                   "more_template_sizes": self.more_template_sizes} | self._tested
         return results.Run.open(user_path(self.runs), f"{self.network}-pruning", config)
 
@@ -265,7 +273,8 @@ class Study:
         return replace(self.recipe, precision=precision), replace(self.finetune_recipe, precision=precision)
 
     def pruned(self, network: FaceNetwork) -> Tables:
-        """Prunes a copy of the network step by step and fine-tunes where asked."""
+        """Prunes a copy of the network step by step; where asked, fine-tunes, and trains the pruned shape from random weights
+        for as long as the unpruned network was."""
         recipe, finetune_recipe = self._recipes
         verify = self.verifier(network, self.chosen_steps)
         with self.run.timed("pruning"):
@@ -274,7 +283,10 @@ class Study:
         with self.run.timed("fine-tuning"):
             tuned = pruning.fine_tune(self.run.folder, self.finetune_shares, self.training, self.validation,
                                       self.pruning_schedule, finetune_recipe, verify, self.seed)
-        return together([found, tuned])
+        with self.run.timed("from scratch"):
+            fresh = pruning.from_scratch(self.run.folder, self.scratch_shares, self.training, self.validation,
+                                         self.pruning_schedule, recipe, verify, self.seed)
+        return together([found, tuned, fresh])
 
     def arm(self, network: FaceNetwork, name: str, seed: int) -> Tables:
         """Prunes a copy of the network as the control `name` says."""
@@ -336,11 +348,11 @@ class Study:
             first: {"guessing": "50 %", "this network": f"{100 * verification.equal_error_rate(genuine, impostor):.1f} %"}}).T
 
     def _det(self) -> pd.DataFrame:
-        """DET curves of the networks at the chosen steps, pruned and fine-tuned, on every protocol."""
+        """DET curves of the networks at the chosen steps, in every stage, on every protocol."""
         curves = []
         chosen, protocols, _ = next(iter(self._protocols(closely=False)))
         for path in [self.run.folder / f"{stage}-{step:03d}.safetensors" for step in sorted(self.chosen_steps)
-                     for stage in ("pruned", "fine-tuned")]:
+                     for stage in ("pruned", "fine-tuned", "from-scratch")]:
             if not path.exists():  # the unpruned network need not be fine-tuned
                 continue
             network, graph = pruning.load(path)

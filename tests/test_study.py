@@ -35,8 +35,8 @@ def people(folder: Path, subjects: int, images: int, poses=("frontal", "profile"
 def parameters(tmp_path: Path, **changed) -> dict:
     given = batch.declared(NOTEBOOK) | batch.given(NOTEBOOK, [SMOKE], [])
     small = {"source": "folder", "root": str(tmp_path / "faces"), "source_options": {}, "test_share": 0.4, "image_size": 33,
-             "batch_size": 8, "epochs": 1, "step_share": 0.1, "last_share": 0.2, "evaluate_every": 1, "batches_per_step": 1,
-             "finetune_shares": [0.1], "arms": {"random": 2, "control": 1}, "arm_step_share": 0.2, "template_sizes": [1],
+             "batch_size": 8, "epochs": 1, "step_share": 0.1, "last_share": 0.3, "evaluate_every": 1, "batches_per_step": 1,
+             "finetune_shares": [0.1], "scratch_shares": [0.2], "arms": {"random": 2, "control": 1}, "arm_step_share": 0.3, "template_sizes": [1],
              "more_template_sizes": [2], "resamples": 20, "runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
     return given | small | changed
 
@@ -63,9 +63,10 @@ def test_a_chosen_step_is_verified_more_closely(computed):
     study, _ = computed
     curve = results.read_table(study.folder / "curve.csv")
     sizes = curve[curve["protocol"] == "pose_pairs"].groupby(["stage", "step"])["template_size"].agg(lambda s: sorted(set(s)))
-    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1]}
+    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1, 2],
+                               ("from-scratch", 2): [1, 2], ("pruned", 3): [1]}
     listed = curve[curve["protocol"] == "pairs"]
-    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("fine-tuned", 1)}
+    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("from-scratch", 2)}
     assert set(listed["metric"]) == {"accuracy", "eer", "eer_change"}
     assert set(listed["genuine"]) == {4} and set(listed["impostor"]) == {12}
 
@@ -88,7 +89,7 @@ def test_controls_share_steps_and_training(computed):
     keys = arms.groupby(["criterion", "seed", "stage"])["step"].agg(lambda steps: sorted(set(steps))).to_dict()
     assert keys == {("random", 0, "pruned"): [0, 1], ("random", 1, "pruned"): [0, 1], ("none", 0, "control"): [0, 1]}
     assert (arms[arms["stage"] == "control"]["filters"] == 3944).all()
-    assert arms[(arms["stage"] == "pruned") & (arms["step"] == 1)]["filters"].unique().tolist() == [3944 - 789]
+    assert arms[(arms["stage"] == "pruned") & (arms["step"] == 1)]["filters"].unique().tolist() == [3944 - 1183]
     unpruned = arms[arms["step"] == 0].groupby(["pair", "template_size", "metric"])["value"].nunique()
     assert (unpruned == 1).all()
 
@@ -97,7 +98,7 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     study, network = computed
     curve = results.read_table(study.folder / "curve.csv")
     det = results.read_table(study.folder / "det.csv")
-    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("fine-tuned", 1)}
+    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("from-scratch", 2)}
     protocol = verification.pose_pairs(study.test.subjects, study.test.poses, 1)[0]
     found = verification.protocol_scores(protocol, networks.descriptors(network, study.test))
     far, frr, _ = verification.det_curve(*found)
@@ -125,7 +126,8 @@ def test_the_trunk_can_learn_other_faces_first(tmp_path):
     people(tmp_path / "faces", 5, 2)
     people(tmp_path / "first", 6, 2)
     first = [{"source": "folder", "root": str(tmp_path / "first"), "name": "first"}]
-    study = Study.from_parameters(parameters(tmp_path, pretraining=first, more_tests=[], finetune_shares=[], arms={}))
+    study = Study.from_parameters(parameters(tmp_path, pretraining=first, more_tests=[], finetune_shares=[],
+                                             scratch_shares=[], arms={}))
     plain = dataclasses.replace(study, pretraining=[])
     assert study.baseline_run.folder != plain.baseline_run.folder
     assert study.sizes().loc["pretraining", "subjects"] == 6
