@@ -85,7 +85,7 @@ def test_figures_are_redrawn_from_the_tables_alone(study):
 
 def test_readmes_tables_are_those_of_the_saved_results():
     readme = (ROOT / "README.md").read_text()
-    for preset in ("laptop", "real-faces"):
+    for preset in ("laptop", "cfp"):
         folder = ROOT / "results" / preset / "squeezenet"
         written = results.summary_markdown(results.read_table(folder / "curve.csv"))
         assert (folder / "summary.md").read_text() == written
