@@ -20,6 +20,10 @@ from facelib.storage import replacing
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters", "groups", "filters_removed_pct", "parameters", "macs",
          "protocol", "pair", "template_size", "metric", "value", "ci_low", "ci_high", "genuine", "impostor"]
 LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "depth", "out_channels_original", "out_channels"]
+DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "protocol", "pair", "template_size", "far", "frr",
+       "genuine", "impostor"]
+SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
+NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors"]
 
 
@@ -126,7 +130,7 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
     for stage in ("pruned", "fine-tuned", "control"):
         for step, found in rows[(rows["stage"] == stage) & rows["step"].isin(nearest)].groupby("step"):
             name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
-            cells = {_row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
+            cells = {row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
             columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
     return pd.DataFrame(columns).rename_axis(columns="filters removed")
 
@@ -148,13 +152,59 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
         before, after = found.iloc[0], found.iloc[-1]
         worse = found["value"] > before["ci_high"]
         held = found["filters_removed_pct"][~worse.cummax()].max()
-        rows[_row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
+        rows[row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
                                        "within the unpruned interval up to": f"{held:.0f} %"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _row_name(pair: str, template_size: int) -> str:
+def row_name(pair: str, template_size: int) -> str:
     return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """What the study of one network left in its folder; a table that was not made has no rows.
+
+    curve, layers: the main run. arms, arms_layers: the controls at one equal budget. det: DET curves at the chosen steps.
+    scores: histogram of the unpruned network's similarity scores. manifest: how they came about.
+    """
+
+    network: str
+    curve: pd.DataFrame
+    layers: pd.DataFrame
+    arms: pd.DataFrame
+    arms_layers: pd.DataFrame
+    det: pd.DataFrame
+    scores: pd.DataFrame
+    manifest: dict
+
+    @classmethod
+    def load(cls, folder: Path) -> StudyTables:
+        """Raises FileNotFoundError when curve.csv or layers.csv is missing."""
+        folder = Path(folder)
+        curve, layers = (read_table(folder / f"{name}.csv") for name in ("curve", "layers"))
+        more = {name: read_table(path) if (path := folder / file).exists() else pd.DataFrame(columns=columns)
+                for name, file, columns in [("arms", "arms/curve.csv", CURVE), ("arms_layers", "arms/layers.csv", LAYERS),
+                                            ("det", "det.csv", DET), ("scores", "scores.csv", SCORES)]}
+        manifest = json.loads(path.read_text()) if (path := folder / "manifest.json").exists() else {}
+        return cls(curve["network"].iloc[0], curve, layers, manifest=manifest, **more)
+
+
+def load_studies(preset: Path) -> dict[str, StudyTables]:
+    """The tables of every network that results/PRESET holds, by network, the smallest first."""
+    found = [StudyTables.load(path.parent) for path in sorted(Path(preset).glob("*/curve.csv"))]
+    order = {network: place for place, network in enumerate(NETWORKS)}
+    return {study.network: study for study in sorted(found, key=lambda study: (order.get(study.network, len(order)), study.network))}
+
+
+def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] = ()) -> None:
+    """Writes a table of text as Markdown (.md) and as LaTeX with booktabs rules (.tex); `wide` columns wrap their text."""
+    columns = "".join("p{6cm}" if column in wide else "l" for column in table.columns)
+    texts = {".md": table.to_markdown(index=False, disable_numparse=True) + "\n",
+             ".tex": table.to_latex(index=False, escape=True, column_format=columns)}
+    for suffix, text in texts.items():
+        with replacing(Path(f"{path_stem}{suffix}")) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def in_percent(row) -> str:
