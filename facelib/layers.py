@@ -5,6 +5,8 @@ al., Deep network pruning: a comparative study on CNNs in face recognition, 2025
 
 Every function takes the table layers.csv of one network and criterion, reads its rows of stage "pruned" and averages
 over seeds. "Width" is a layer's number of filters (output channels) before pruning; shares are fractions.
+Layers with the same number in the column `coupling` share all their filters' groups (a depthwise convolution and what feeds it,
+the layers that add into one residual stream): they lose the same filters. Without the column, every layer stands alone.
 """
 
 from __future__ import annotations
@@ -74,6 +76,37 @@ def _removed_share(left: pd.DataFrame, step: int | None) -> pd.DataFrame:
     return table.assign(removed=1 - table["left"] / table["width"])
 
 
+def uncoupled(layers: pd.DataFrame) -> pd.DataFrame:
+    """One row in place of those of layers that are coupled, so that no decision counts twice.
+
+    It has the first layer's name and depth, and a kind of its own: "depthwise pair" (a depthwise convolution and what
+    feeds it) or "residual stream". SqueezeNet's squeeze layers, its narrow necks, become a kind of their own, too.
+    Raises ValueError when coupled layers differ in width.
+    """
+    table = layers.assign(kind=layers["kind"].mask(layers["layer"].str.contains(".squeeze", regex=False), "squeeze"))
+    if "coupling" not in table.columns:
+        return table
+    keys = ["network", "criterion", "seed", "stage", "step", "coupling"]
+    table = table.sort_values([*keys, "depth"])
+    groups = table.groupby(keys)
+    ragged = groups["out_channels_original"].transform("nunique") > 1
+    if ragged.any():
+        raise ValueError("layers: expected coupled layers of the same width, found different ones in "
+                         f"{', '.join(table.loc[ragged, 'layer'].unique())}")
+    depthwise = (table["kind"] == "depthwise").groupby([table[key] for key in keys]).transform("any")
+    table["kind"] = np.select([groups["layer"].transform("size") == 1, depthwise], [table["kind"], "depthwise pair"],
+                              "residual stream")
+    return table.groupby(keys, as_index=False).first()[layers.columns]
+
+
+def without_descriptor(layers: pd.DataFrame) -> pd.DataFrame:
+    """The rows without the last convolution's, which makes the descriptor, and without those of layers coupled with it."""
+    last = layers["depth"] == layers["depth"].max()
+    if "coupling" not in layers.columns:
+        return layers[~last]
+    return layers[~layers["coupling"].isin(layers.loc[last, "coupling"])]
+
+
 def first_to_lose(layers: pd.DataFrame) -> pd.DataFrame:
     """When every layer had lost a tenth and half of its own filters, the first to lose half on top.
 
@@ -108,9 +141,11 @@ class Association:
 class WidthEffect:
     """Do wide layers lose more? The correlation of width and share removed, against chance.
 
-    shares: as `removed_share`, with chance_low and chance_high, between which 95 % of the layer's shares lie if every
-        filter of the network is equally likely to leave (hypergeometric).
+    removed_pct: filters removed of the whole network (%).
+    shares: as `removed_share` of `uncoupled` layers, with chance_low and chance_high, between which 95 % of the layer's
+        shares lie if every group of filters is equally likely to leave (hypergeometric).
     simple: the correlation as it is. partial: the same with depth and kind of layer held constant (ranks, least squares).
+    depth: that of depth and share removed, with width and kind of layer held constant.
     """
 
     step: int
@@ -118,6 +153,7 @@ class WidthEffect:
     shares: pd.DataFrame
     simple: Association
     partial: Association
+    depth: Association
 
 
 def width_effect(layers: pd.DataFrame, step: int | None = None, permutations: int = 9999, seed: int = 0) -> WidthEffect:
@@ -126,12 +162,13 @@ def width_effect(layers: pd.DataFrame, step: int | None = None, permutations: in
     The network is the layers in the table: take the widest one's rows out to see whether it carries the effect alone.
     Narrow layers' shares scatter more, which permutations do not know: with SqueezeNet's widths and filters leaving at
     random, p_value is below 0.05 in 5 to 9 % of networks. So ask that rho be beyond chance_high, too.
-    Chance knows no coupled filters and may empty a layer. It is that of one network: the mean over several seeds varies
-    less. Coupled layers (a depthwise convolution and what feeds it, a residual stream) lose the same filters, yet
-    count as separate layers: leave all but one of them out of the table, or p-values come out too small.
+    Coupled layers count once (see `uncoupled`); where the table lacks the column `coupling`, they count as separate
+    layers, and p-values come out too small. Chance may empty a layer. It is that of one network: the mean over several
+    seeds varies less.
     Raises ValueError as `removed_share` does, and when nothing is removed, or all layers have the same width.
     """
-    left = filters_left(layers)
+    whole = removed_pct(filters_left(layers))
+    left = filters_left(uncoupled(layers))
     shares = _removed_share(left, step)
     step = int(left.columns[-1] if step is None else step)
     width = shares["width"].to_numpy()
@@ -144,11 +181,11 @@ def width_effect(layers: pd.DataFrame, step: int | None = None, permutations: in
     rng = np.random.default_rng(seed)
     drawn = rng.multivariate_hypergeometric(width, gone, size=permutations, method="marginals") / width
     ranks = {name: stats.rankdata(shares[name]) for name in ("width", "removed", "depth")}
-    constant = np.ones((len(shares), 1))
-    controls = np.column_stack([constant, ranks["depth"], pd.get_dummies(shares["kind"], dtype=float)])
-    simple, partial = (_association(ranks["width"], ranks["removed"], stats.rankdata(drawn, axis=1), held, rng)
-                       for held in (constant, controls))
-    return WidthEffect(step, float(100 * gone / total), shares, simple, partial)
+    by_chance, constant, kind = stats.rankdata(drawn, axis=1), np.ones((len(shares), 1)), pd.get_dummies(shares["kind"], dtype=float)
+    simple, partial, depth = (
+        _association(ranks[cause], ranks["removed"], by_chance, np.column_stack([constant, *held]), rng)
+        for cause, held in (("width", []), ("width", [ranks["depth"], kind]), ("depth", [ranks["width"], kind])))
+    return WidthEffect(step, float(whole[step]), shares, simple, partial, depth)
 
 
 def _association(x: np.ndarray, y: np.ndarray, by_chance: np.ndarray, controls: np.ndarray, rng) -> Association:

@@ -23,6 +23,10 @@ LAYERS = ["network", "criterion", "seed", "stage", "step", "layer", "kind", "dep
           "out_channels"]
 PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pillow", "safetensors",
             "mat-io", "onnxruntime"]
+DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "protocol", "pair", "template_size", "far", "frr",
+       "genuine", "impostor"]
+SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
+NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,52 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
 
 def row_name(pair: str, template_size: int) -> str:
     return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """What the study of one network left in its folder; a table that was not made has no rows.
+
+    curve, layers: the main run. arms, arms_layers: the controls at one equal budget. det: DET curves at the chosen steps.
+    scores: histogram of the unpruned network's similarity scores. manifest: how they came about.
+    """
+
+    network: str
+    curve: pd.DataFrame
+    layers: pd.DataFrame
+    arms: pd.DataFrame
+    arms_layers: pd.DataFrame
+    det: pd.DataFrame
+    scores: pd.DataFrame
+    manifest: dict
+
+    @classmethod
+    def load(cls, folder: Path) -> StudyTables:
+        """Raises FileNotFoundError when curve.csv or layers.csv is missing."""
+        folder = Path(folder)
+        curve, layers = (read_table(folder / f"{name}.csv") for name in ("curve", "layers"))
+        more = {name: read_table(path) if (path := folder / file).exists() else pd.DataFrame(columns=columns)
+                for name, file, columns in [("arms", "arms/curve.csv", CURVE), ("arms_layers", "arms/layers.csv", LAYERS),
+                                            ("det", "det.csv", DET), ("scores", "scores.csv", SCORES)]}
+        manifest = json.loads(path.read_text()) if (path := folder / "manifest.json").exists() else {}
+        return cls(curve["network"].iloc[0], curve, layers, manifest=manifest, **more)
+
+
+def load_studies(preset: Path) -> dict[str, StudyTables]:
+    """The tables of every network that results/PRESET holds, by network, the smallest first."""
+    found = [StudyTables.load(path.parent) for path in sorted(Path(preset).glob("*/curve.csv"))]
+    order = {network: place for place, network in enumerate(NETWORKS)}
+    return {study.network: study for study in sorted(found, key=lambda study: (order.get(study.network, len(order)), study.network))}
+
+
+def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] = ()) -> None:
+    """Writes a table of text as Markdown (.md) and as LaTeX with booktabs rules (.tex); `wide` columns wrap their text."""
+    columns = "".join("p{6cm}" if column in wide else "l" for column in table.columns)
+    texts = {".md": table.to_markdown(index=False, disable_numparse=True) + "\n",
+             ".tex": table.to_latex(index=False, escape=True, column_format=columns)}
+    for suffix, text in texts.items():
+        with replacing(Path(f"{path_stem}{suffix}")) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def in_percent(row) -> str:

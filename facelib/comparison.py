@@ -1,0 +1,180 @@
+"""All networks of a preset side by side: tables worked out from what their studies left, as CSV, Markdown and LaTeX.
+
+The CSV of a table holds numbers (rates as fractions, counts); the Markdown and LaTeX hold the same as people read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facelib import hypotheses
+from facelib.hypotheses import EVERY_PAIR, Terms
+from facelib.results import StudyTables, in_percent, row_name, write_readable, write_table
+
+PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
+BYTES_PER_PARAMETER = 4  # float32
+SHARES_PCT = (0, 20, 40, 60)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table. tidy: numbers. readable: text, in the same order. wide: columns of long text."""
+
+    tidy: pd.DataFrame
+    readable: pd.DataFrame
+    wide: tuple[str, ...] = ()
+
+
+def compare(studies: Sequence[StudyTables], terms: Terms = Terms()) -> dict[str, Comparison]:
+    """Every table, by the name of its files."""
+    answers = hypotheses.verdicts(studies, terms)
+    return {"summary": summary(studies), "sizes": sizes(studies), "hypotheses": verdicts(answers),
+            "published": published(studies, answers)}
+
+
+def write(tables: dict[str, Comparison], folder: Path) -> None:
+    """Writes every table into the folder: NAME.csv, NAME.md and NAME.tex."""
+    for name, table in tables.items():
+        write_table(table.tidy, list(table.tidy), Path(folder) / f"{name}.csv")
+        write_readable(table.readable, Path(folder) / name, table.wide)
+
+
+def summary(studies: Sequence[StudyTables], shares_pct: Sequence[float] = SHARES_PCT) -> Comparison:
+    """EER of every network near each share of filters removed: pruned, fine-tuned, from scratch. tidy: rows of curve.csv."""
+    rows = []
+    for study in studies:
+        curve = study.curve[study.curve["metric"] == "eer"]
+        evaluated = curve[curve["stage"] == "pruned"].drop_duplicates("step").set_index("step")["filters_removed_pct"]
+        for pct in shares_pct:
+            step = (evaluated - pct).abs().idxmin()
+            if abs(evaluated[step] - pct) < 5:
+                rows.append(curve[curve["step"] == step].assign(near_pct=pct))
+    tidy = pd.concat(rows, ignore_index=True).drop(columns="metric")
+    tidy = tidy[tidy["seed"] == tidy.groupby("network")["seed"].transform("min")]
+    columns = tidy.apply(lambda row: f"{row['near_pct']:g} %" + ("" if row["stage"] == "pruned" else f", {row['stage']}"), axis=1)
+    cells = pd.DataFrame({
+        "network": tidy["network"], "EER (%)": [_line(*row) for row in zip(tidy["protocol"], tidy["pair"], tidy["template_size"])],
+        "column": columns, "cell": [in_percent(row) for row in tidy.itertuples()]})
+    order = list(dict.fromkeys(tidy.assign(column=columns).sort_values(["stage", "near_pct"], key=_stages_in_order)["column"]))
+    wide = cells.drop_duplicates(["network", "EER (%)", "column"]).pivot(index=["network", "EER (%)"], columns="column", values="cell")
+    lines = cells[["network", "EER (%)"]].drop_duplicates()
+    readable = lines.merge(wide[order].reset_index(), how="left").fillna("–")
+    return Comparison(tidy, readable)
+
+
+def sizes(studies: Sequence[StudyTables], shares_pct: Sequence[float] = SHARES_PCT) -> Comparison:
+    """Filters, parameters, MACs for one image and megabytes (10^6 bytes, float32) near each share of filters removed; descriptor network,
+    without the training classifier."""
+    rows = []
+    for study in studies:
+        steps = study.curve[study.curve["stage"] == "pruned"].drop_duplicates("step").set_index("step")
+        for pct in shares_pct:
+            row = steps.loc[(steps["filters_removed_pct"] - pct).abs().idxmin()]
+            if abs(row["filters_removed_pct"] - pct) < 5:
+                rows.append({"network": study.network} | row[["filters_removed_pct", "filters", "parameters", "macs"]].to_dict())
+    tidy = pd.DataFrame(rows).astype({"filters": int, "parameters": int, "macs": int})
+    tidy["megabytes"] = tidy["parameters"] * BYTES_PER_PARAMETER / 1e6
+    readable = pd.DataFrame({
+        "network": tidy["network"], "filters removed": [f"{pct:.1f} %" for pct in tidy["filters_removed_pct"]],
+        "filters": [f"{count:,}" for count in tidy["filters"]], "parameters": [f"{count:,}" for count in tidy["parameters"]],
+        "MACs (millions)": [f"{count / 1e6:,.1f}" for count in tidy["macs"]],
+        "size (MB, float32)": [f"{size:.2f}" for size in tidy["megabytes"]]})
+    return Comparison(tidy, readable)
+
+
+def verdicts(answers: pd.DataFrame) -> Comparison:
+    """answers: `hypotheses.verdicts`. readable: those about all pose pairs together."""
+    rows = hypotheses.headlines(answers)
+    where = [", ".join([row.stage] * bool(row.stage) + [_size(row.template_size)] * bool(row.template_size)) for row in rows.itertuples()]
+    readable = pd.DataFrame({
+        "network": rows["network"], "hypothesis": rows["hypothesis"], "question": rows["question"], "where": where,
+        "found": [hypotheses.statement(row) for row in rows.itertuples()], "verdict": rows["verdict"], "why": rows["why"]})
+    return Comparison(answers, readable, wide=("question", "why"))
+
+
+def published(studies: Sequence[StudyTables], answers: pd.DataFrame, source: Path = PUBLISHED) -> Comparison:
+    """The papers' figures beside ours, with what makes them differ.
+
+    docs/published.csv gives each figure with its status: V, verified in the authors' own text; D, derived by
+    arithmetic; S, from somebody's notes only, which stand in a column of their own: they are not the papers' word.
+    """
+    known = pd.read_csv(source, dtype=str, keep_default_na=False)
+    if (wrong := known["status"].eq("S") & known["papers"].ne("")).any():
+        raise ValueError(f"{source}: status S is not the papers' figure; move it to the column notes: "
+                         + ", ".join(known.loc[wrong, "item"]))
+    by_network = {study.network: study for study in studies}
+    rows = []
+    for entry in known.itertuples():
+        study = by_network.get(entry.network)
+        value, low, high = (np.nan,) * 3 if study is None else _ours(study, answers[answers["network"] == study.network], entry.ours)
+        rows.append({"item": entry.item, "network": entry.network, "papers": entry.papers, "notes": entry.notes, "status": entry.status,
+                     "value": value, "low": low, "high": high, "unit": entry.unit,
+                     "data": "" if study is None else _data(study), "why": entry.why})
+    tidy = pd.DataFrame(rows)
+    readable = pd.DataFrame({
+        "item": tidy["item"], "network": tidy["network"], "unit": tidy["unit"], "papers": tidy["papers"].replace("", "–"),
+        "notes, not verified": tidy["notes"].replace("", "–"), "status": tidy["status"],
+        "ours": [_number(row) if row.data else "not run" for row in tidy.itertuples()], "our data": tidy["data"].replace("", "–"),
+        "why they differ": tidy["why"]})
+    return Comparison(tidy, readable, wide=("item", "our data", "why they differ"))
+
+
+def _ours(study: StudyTables, answers: pd.DataFrame, key: str) -> tuple[float, float, float]:
+    """Our value for a key of docs/published.csv, with its interval; all NaN where the tables do not hold it."""
+    unpruned = study.curve[(study.curve["stage"] == "pruned") & (study.curve["step"] == 0)]
+    if key == "parameters":
+        return unpruned["parameters"].iloc[0] / 1e6, np.nan, np.nan
+    what, *about = key.split()
+    if what == "eer":
+        rows = unpruned[(unpruned["metric"] == "eer") & (unpruned["pair"] == about[0]) & (unpruned["template_size"] == 5)]
+        return tuple(100 * rows[["value", "ci_low", "ci_high"]].mean())
+    if what in ("share", "parameters"):
+        question = "fewer than" if what == "parameters" else "at least"
+        size = 1 if about[-1] == "singles" else answers["template_size"].max()
+        rows = answers[(answers["stage"] == "pruned") & (answers["pair"] == EVERY_PAIR) & (answers["template_size"] == size)]
+        rows = rows[rows["question"].str.startswith(question)]
+    elif what == "width":
+        rows = answers[(answers["hypothesis"] == "H3")].head(1)
+    elif what == "improvement":
+        return (np.nan,) * 3  # a yes or no, in the table of hypotheses
+    else:
+        raise ValueError(f"docs/published.csv: no such figure of ours: {key}")
+    return tuple(rows[["value", "low", "high"]].iloc[0]) if len(rows) else (np.nan,) * 3
+
+
+def _number(row) -> str:
+    if np.isnan(row.value):
+        return "see hypotheses"
+    digits = 2 if row.unit in ("million", "rho") else 0 if row.unit == "% of filters" else 1
+    text = f"{row.value:.{digits}f}"
+    return text if np.isnan(row.low) else f"{text} ({row.low:.{digits}f} to {row.high:.{digits}f})"
+
+
+def _data(study: StudyTables) -> str:
+    """How much was trained and tested on, from the manifest."""
+    faces = study.manifest.get("faces", {})
+    if not {"training", "test"} <= set(faces):
+        return "not stated"
+    training, test = faces["training"], faces["test"]
+    return (f"trained on {training['images']:,.0f} images of {training['subjects']:,.0f} subjects, tested on {test['images']:,.0f} of "
+            f"{test['subjects']:,.0f} others")
+
+
+def _line(protocol: str, pair: str, size: int) -> str:
+    return row_name(protocol if pair == "any-any" else pair, size)
+
+
+def _size(size: int) -> str:
+    return "single images" if size == 1 else f"templates of up to {size}"
+
+
+def _stages_in_order(column: pd.Series) -> pd.Series:
+    if column.name != "stage":
+        return column
+    order = {"pruned": 0, "fine-tuned": 1, "from-scratch": 2, "control": 3}
+    return column.map(lambda stage: order.get(stage, len(order)))
