@@ -162,24 +162,6 @@ def test_folder_of_another_schedule_is_an_error(never_killed, blobs):
         run(blobs, never_killed[1], replace(SCHEDULE, criterion="none"))
 
 
-@pytest.mark.slow
-def test_kill_9_at_random_moments_changes_nothing(never_killed, blobs_folder, tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "import test_pruning\nfrom facelib.faces import load\nfrom pathlib import Path\n"
-            f"curve, layers = test_pruning.run(load('folder', {str(blobs_folder)!r}), Path({str(tmp_path / 'run')!r}))\n"
-            f"Path({str(tmp_path / 'curve')!r}).write_text(curve); Path({str(tmp_path / 'layers')!r}).write_text(layers)\n")
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for seconds in [5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5]:
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert ((tmp_path / "curve").read_text(), (tmp_path / "layers").read_text()) == never_killed[0]
-
-
 def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, tmp_path):
     path = never_killed[1] / "pruned-004.safetensors"
     rebuilt, graph = pruning.load(path)
@@ -190,29 +172,6 @@ def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, 
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
     assert graph.filters == 3155
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), rebuilt(images))
-
-
-def test_truncated_checkpoint_is_an_error_that_names_the_file(never_killed, tmp_path):
-    whole = (never_killed[1] / "pruned-004.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(CheckpointError, match="cut.safetensors.*Delete it"):
-        pruning.load(tmp_path / "cut.safetensors")
-
-
-def test_loss_that_turns_nan_stops_naming_step_layer_and_checkpoint(blobs, tmp_path, monkeypatch):
-    calls = []
-
-    def exploding(pruned, *arguments):
-        loss = training.backward(pruned, *arguments)
-        calls.append(1)
-        if len(calls) == 4:
-            pruned.features.fire4.squeeze.conv.weight.grad[0] = float("nan")
-            return loss * float("nan")
-        return loss
-
-    monkeypatch.setattr(pruning, "backward", exploding)
-    with pytest.raises(TrainingError, match=r"pruned step 2.*fire4\.squeeze\.conv\.weight.*pruning\.safetensors"):
-        run(blobs, tmp_path)
 
 
 def lowest(scores, count, **options):
