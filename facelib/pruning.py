@@ -24,8 +24,10 @@ from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
 from facelib.progress import progress
 from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
-from facelib.training import (Recipe, backward, check_finite, choose_precision, device, keep_freed_memory, load_momentum,
-                              momentum, optimizer_for, train)
+from facelib.training import (
+    Recipe, backward, check_finite, check_state, choose_precision, device, keep_freed_memory, load_momentum, momentum,
+    optimizer_for, seed_of, train,
+)
 
 # of a network after a step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
 Evaluate = Callable[[FaceNetwork, int], pd.DataFrame]
@@ -178,8 +180,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
 
     Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
     and every evaluated network stays as folder/STAGE-STEP.safetensors, for `load`. A finished run is not repeated.
-    Returns the tables of the schedule's stage. Raises TrainingError when the loss is no longer finite, ValueError when
-    the folder holds the run of another schedule.
+    Returns the tables of the schedule's stage. Raises TrainingError when the loss, a gradient or the network is no
+    longer finite, ValueError when the folder holds the run of another schedule.
     """
     folder = Path(folder)
     path = folder / "pruning.safetensors"
@@ -206,9 +208,10 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     with progress(range(first, schedule.steps + 1), schedule.stage, schedule.steps + 1, "steps", first) as bar:
         for step in bar:
             if step > 0:
+                torch.manual_seed(seed_of(seed, 3, step))
                 importance = None
                 if schedule.stage == "pruned":
-                    importance = Importance(network, graph, schedule.criterion, _seed(seed, 4, step))
+                    importance = Importance(network, graph, schedule.criterion, seed_of(seed, 4, step))
                 for start, updates, scores in schedule.passes(step, per_step):
                     batches = training_batches(training, size, recipe.batch_size, seed, start, start + per_step)
                     learn(network, batches, recipe, precision, f"{schedule.stage} step {step}", path,
@@ -218,6 +221,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                     asked -= total - size_columns(network, graph)[schedule.unit]
                     chosen = choose(graph, *importance.scores(), asked, schedule.minimum, schedule.unit, network)
                     graph.remove(chosen, optimizer)
+            check_state(network, f"{schedule.stage} step {step}", path)
             if schedule.evaluated(step):
                 if schedule.reestimate_batches:
                     reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0, schedule.reestimate_batches))
@@ -255,11 +259,6 @@ def reestimate(network: FaceNetwork, batches: Iterable) -> None:
     (unbiased) variances, in float32. Weights, momentum and training's own updates are not affected."""
     where = next(network.parameters()).device
     torch.optim.swa_utils.update_bn((normalise(images, where) for images, _ in batches), network)
-
-
-def _seed(*numbers: int) -> int:
-    """One seed of several numbers, so that no two steps or runs share one by addition."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def size_columns(network: FaceNetwork, graph: ChannelGraph) -> dict:
@@ -305,7 +304,7 @@ def fresh(path: Path, seed: int) -> tuple[FaceNetwork, ChannelGraph]:
 
     The draw is that of the seed and of nothing else; it is not the one the pruned network once started from.
     """
-    torch.manual_seed(_seed(seed, 5))
+    torch.manual_seed(seed_of(seed, 5))
     network, graph, _ = _rebuilt(path)
     return network, graph
 

@@ -45,12 +45,16 @@ def user_path(path: str | Path) -> Path:
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: dict) -> None:
-    """Writes tensors and what JSON can hold into one safetensors file, atomically."""
+    """Writes tensors and what JSON can hold into one safetensors file, atomically. Raises OSError when the disk is full."""
     from safetensors.torch import save_file  # loads torch, which tables and figures do without
 
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  {"facelib": json.dumps(metadata)})
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                      {"facelib": json.dumps(metadata)})
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"cannot write the checkpoint {path}: {error}. What was saved before is whole: make room and "
+                          "run again.") from error
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:

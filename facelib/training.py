@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -121,14 +122,37 @@ def backward(network: FaceNetwork, images: Tensor, labels: Tensor, recipe: Recip
 
 
 def check_finite(network: nn.Module, loss: Tensor, moment: str, checkpoint: Path) -> None:
-    """Raises TrainingError when the loss is NaN or infinite: names the moment, the first layer whose gradient is not
-    finite, and the last good checkpoint."""
-    if torch.isfinite(loss):
+    """Raises TrainingError when the loss or a gradient is NaN or infinite: call it before the optimiser's step.
+
+    Names the moment, the last good checkpoint, and the first parameter whose gradient went bad in the backward pass:
+    the last bad one in the network's order, since a bad gradient spoils all that come after it, towards the input.
+    """
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    if torch.isfinite(loss + nn.utils.get_total_norm(list(gradients.values()))):
         return
-    bad = [n for n, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-    raise TrainingError(f"the loss became {loss.item()} at {moment}; first parameter with a bad gradient: "
-                        f"{bad[0] if bad else 'none'}; {kept}. A lower learning rate may help.")
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+    if bad or not torch.isfinite(loss):  # else only their norm is too large for a float32
+        parts = [f"the loss is {loss.item():.6g} at {moment}"]
+        parts += [f"the first gradient that went bad in the backward pass is that of {bad[-1]}"] if bad else []
+        raise _trouble(network, parts, checkpoint)
+
+
+def check_state(network: nn.Module, moment: str, checkpoint: Path) -> None:
+    """Raises TrainingError when a weight or statistic is NaN or infinite: call it before the network is saved."""
+    if _first_bad(network):
+        raise _trouble(network, [f"the network went bad at {moment}"], checkpoint)
+
+
+def _first_bad(network: nn.Module) -> str | None:
+    return next((name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()), None)
+
+
+def _trouble(network: nn.Module, parts: list[str], checkpoint: Path) -> TrainingError:
+    bad = _first_bad(network)
+    if bad:  # as the statistics of a layer whose output is NaN
+        parts.append(f"the first tensor of the network that is not finite is {bad}")
+    parts.append(f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet")
+    return TrainingError("; ".join(parts) + ". A lower learning rate may help.")
 
 
 def validate(network: FaceNetwork, faces: FaceSet, recipe: Recipe, subjects: dict[str, int]) -> tuple[float, float]:
@@ -183,14 +207,13 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     Writes folder/training.safetensors after every epoch and goes on from it when it is there; a finished training is
     not repeated. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
     validation_accuracy (a fraction), images_per_second, precision.
-    Raises TrainingError when the loss is no longer finite, ValueError when the network classifies other subjects.
+    Raises TrainingError when the loss, a gradient or the network is no longer finite, ValueError when the network classifies other subjects.
     """
     names = sorted(set(training.subjects))
     if len(names) != network.config["subjects"]:
         raise ValueError(f"the network classifies {network.config['subjects']} subjects, the faces have {len(names)}")
     subjects = {name: label for label, name in enumerate(names)}
     keep_freed_memory()
-    torch.manual_seed(seed)
     network.to(device())
     path = Path(folder) / "training.safetensors"
     optimizer = optimizer_for(network, recipe, recipe.learning_rates[0])
@@ -207,6 +230,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     for epoch in range(len(history), recipe.epochs):
         if recipe.schedule == "plateau" and plateau.finished:
             break
+        torch.manual_seed(seed_of(seed, 2, epoch))  # what dropout draws does not depend on where training was resumed
         start, total = time.perf_counter(), 0.0
         network.train()
         batches = training_batches(training, network.config["image_size"], recipe.batch_size, seed,
@@ -223,6 +247,8 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
                 bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
         speed = steps * recipe.batch_size / (time.perf_counter() - start)
         loss, accuracy = validate(network, validation, recipe, subjects)
+        check_finite(network, torch.tensor(loss), f"the validation of epoch {epoch + 1}", path)
+        check_state(network, f"epoch {epoch + 1}", path)
         if best is None or loss < min(row["validation_loss"] for row in history):
             best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         history.append({"epoch": epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"], "training_loss": total / steps,
@@ -235,6 +261,14 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
                          "precision": precision, "plateau": plateau.state})
     network.load_state_dict(best)
     return pd.DataFrame(history)
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of several numbers (a run's seed, the number of a use, ...): no two uses share one, as by addition.
+
+    Uses: 2 epochs of training, 3 steps of pruning, 4 random scores, 5 weights from scratch (0 and 1 are the crops').
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -4,7 +4,7 @@ import copy
 import functools
 import io
 import os
-import signal
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from facelib import networks, pruning, training, verification
+from facelib import networks, pruning, storage, training, verification
 from facelib.channels import ChannelGraph
 from facelib.faces import hold_out_images, split_subjects
 from facelib.faces.crops import training_batches
 from facelib.networks import descriptors
 from facelib.pruning import Schedule, choose, graph_of, prune
-from facelib.storage import CheckpointError, load_checkpoint
-from facelib.training import Recipe, TrainingError
+from facelib.storage import load_checkpoint
+from facelib.training import Recipe
 
 RECIPE = Recipe(batch_size=8, epochs=1, schedule="one-cycle", learning_rates=(0.02,), precision="float32")
 SCHEDULE = Schedule(step_share=0.05, last_share=0.2, batches_per_step=2, evaluate_every=2)
@@ -91,6 +91,30 @@ def test_killed_in_the_middle_of_a_step_it_resumes_to_the_same_tables(never_kill
     assert load_checkpoint(tmp_path / "pruning.safetensors")[1]["step"] == 2
     monkeypatch.undo()
     assert run(blobs, tmp_path) == never_killed[0]
+
+
+@pytest.mark.parametrize("criterion", ["taylor_activation", "random"])
+def test_stopped_in_every_step_it_leaves_the_same_bytes(blobs, tmp_path, monkeypatch, criterion):
+    """Weights, momentum, statistics, tables and groups: all that a checkpoint holds, after each of the steps."""
+    schedule = replace(SCHEDULE, criterion=criterion, evaluate_every=1, scoring="separate", unit="macs")
+    saved = {"whole": [], "stopped": []}
+
+    def recording(name):
+        def save(path, *arguments, plain=storage.save_checkpoint):
+            plain(path, *arguments)
+            saved[name].append((path.name, path.read_bytes()))
+            if name == "stopped" and path.name == "pruning.safetensors" and len(saved[name]) < 10:
+                raise KeyboardInterrupt
+        return save
+
+    monkeypatch.setattr(pruning, "save_checkpoint", recording("whole"))
+    whole = run(blobs, tmp_path / "whole", schedule, unverified)
+    monkeypatch.setattr(pruning, "save_checkpoint", recording("stopped"))
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(blobs, tmp_path / "stopped", schedule, unverified)
+    assert run(blobs, tmp_path / "stopped", schedule, unverified) == whole
+    assert saved["stopped"] == saved["whole"] and len(saved["whole"]) == 10
 
 
 def test_finished_run_is_not_repeated(never_killed, blobs, monkeypatch):
@@ -162,57 +186,24 @@ def test_folder_of_another_schedule_is_an_error(never_killed, blobs):
         run(blobs, never_killed[1], replace(SCHEDULE, criterion="none"))
 
 
-@pytest.mark.slow
-def test_kill_9_at_random_moments_changes_nothing(never_killed, blobs_folder, tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "import test_pruning\nfrom facelib.faces import load\nfrom pathlib import Path\n"
-            f"curve, layers = test_pruning.run(load('folder', {str(blobs_folder)!r}), Path({str(tmp_path / 'run')!r}))\n"
-            f"Path({str(tmp_path / 'curve')!r}).write_text(curve); Path({str(tmp_path / 'layers')!r}).write_text(layers)\n")
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for seconds in [5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5]:
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert ((tmp_path / "curve").read_text(), (tmp_path / "layers").read_text()) == never_killed[0]
-
-
 def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, tmp_path):
     path = never_killed[1] / "pruned-004.safetensors"
     rebuilt, graph = pruning.load(path)
     images = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(3))
     code = (f"import torch\nfrom facelib import pruning\nnetwork, _ = pruning.load({str(path)!r})\n"
             "images = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(3))\n"
-            f"torch.save(network(images).detach(), {str(tmp_path / 'logits.pt')!r})")
+            f"network(images).detach().numpy().tofile({str(tmp_path / 'logits')!r})")
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
     assert graph.filters == 3155
-    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), rebuilt(images))
+    assert (tmp_path / "logits").read_bytes() == rebuilt(images).detach().numpy().tobytes()
 
 
-def test_truncated_checkpoint_is_an_error_that_names_the_file(never_killed, tmp_path):
-    whole = (never_killed[1] / "pruned-004.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(CheckpointError, match="cut.safetensors.*Delete it"):
-        pruning.load(tmp_path / "cut.safetensors")
-
-
-def test_loss_that_turns_nan_stops_naming_step_layer_and_checkpoint(blobs, tmp_path, monkeypatch):
-    calls = []
-
-    def exploding(pruned, *arguments):
-        loss = training.backward(pruned, *arguments)
-        calls.append(1)
-        if len(calls) == 4:
-            pruned.features.fire4.squeeze.conv.weight.grad[0] = float("nan")
-            return loss * float("nan")
-        return loss
-
-    monkeypatch.setattr(pruning, "backward", exploding)
-    with pytest.raises(TrainingError, match=r"pruned step 2.*fire4\.squeeze\.conv\.weight.*pruning\.safetensors"):
-        run(blobs, tmp_path)
+def test_no_network_is_read_or_written_by_pickle():
+    for path in Path(pruning.__file__).parent.rglob("*.py"):
+        source = path.read_text()
+        assert "torch.save(" not in source and not re.search(r"weights_only=False|import (cloudpickle|joblib|dill)", source), path
+        assert source.count("torch.load(") == len(re.findall(r"torch\.load\([^()]*weights_only=True\)", source)), path
+        assert "import pickle" not in source or path.name == "insightface.py", path  # reads strangers' lists, runs nothing
 
 
 def lowest(scores, count, **options):

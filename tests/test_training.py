@@ -1,5 +1,7 @@
 """The recipe: schedules by hand, learning something, resuming to the same bits, errors before an hour of training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,35 @@ def test_killed_in_an_epoch_it_resumes_to_the_same_bits(trained, sets, tmp_path,
     expected, full, _ = trained
     assert history.drop(columns="images_per_second").equals(full.drop(columns="images_per_second"))
     assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), expected.state_dict().values()))
+
+
+def with_dropout():
+    made = network()
+    made.features.conv10.add_module("dropout", torch.nn.Dropout(0.5))
+    return made
+
+
+@pytest.mark.parametrize("recipe", [replace(RECIPE, epochs=3),
+                                    Recipe(16, 5, "plateau", (0.05, 1e-9, 1e-10), patience=1, precision="float32")])
+def test_stopped_after_every_epoch_it_leaves_the_same_bytes(sets, tmp_path, monkeypatch, recipe):
+    """Weights, momentum, the place in the schedule, the best epoch; and what dropout draws."""
+    monkeypatch.setattr(training.time, "perf_counter", iter(range(10_000)).__next__)  # the same speed every time
+    whole = train(with_dropout(), *sets, recipe, 0, tmp_path / "whole")
+
+    def stopping(*arguments, plain=training.save_checkpoint):
+        plain(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", stopping)
+    for _ in range(len(whole)):
+        torch.manual_seed(99)  # whatever was drawn before
+        with pytest.raises(KeyboardInterrupt):
+            train(with_dropout(), *sets, recipe, 0, tmp_path / "stopped")
+    resumed = with_dropout()
+    assert train(resumed, *sets, recipe, 0, tmp_path / "stopped").equals(whole)
+    assert (tmp_path / "stopped/training.safetensors").read_bytes() == (tmp_path / "whole/training.safetensors").read_bytes()
+    if recipe.schedule == "plateau":
+        assert whole["learning_rate"].nunique() > 1 and len(whole) < 6
 
 
 def test_finished_training_is_not_repeated(trained, sets, monkeypatch):
