@@ -114,11 +114,12 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with "-dirty" when files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    """The commit of the code that runs, with "-dirty" when the package's files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True).stdout
+        return found + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
 
