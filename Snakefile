@@ -63,9 +63,9 @@ def parts(book):
 
 
 # What the unpruned network does not depend on. A parameter that is missing here costs seconds: its part finds itself done.
-AFTER_TRAINING = {"criterion", "step_share", "last_share", "batches_per_step", "pruning_learning_rate", "evaluate_every",
-                  "keep_descriptor", "finetune_shares", "finetune_epochs", "finetune_learning_rate", "template_sizes",
-                  "resamples", "arms"}
+AFTER_TRAINING = {"more_tests", "criterion", "step_share", "last_share", "batches_per_step", "pruning_learning_rate",
+                  "evaluate_every", "keep_descriptor", "finetune_shares", "finetune_epochs", "finetune_learning_rate", "arms",
+                  "arm_step_share", "template_sizes", "more_template_sizes", "resamples"}
 
 
 def files_of(folder):
@@ -156,7 +156,7 @@ rule baseline:
 rule pruning:
     input: rules.baseline.output.done
     output: done=MARKER + "pruning.done"
-    params: record=lambda wildcards: record(wildcards.book, {"arms"}), arguments=lambda wildcards: arguments(wildcards.book)
+    params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
     shell: "{PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
@@ -189,6 +189,6 @@ rule comparison:
 
 
 rule report:
-    input: "facelib/report.py", expand(EXECUTED + "{book}.ipynb", book=["1_faces", *NETWORKS, *COMPARISON])
+    input: expand("facelib/report.{suffix}", suffix=["py", "html", "css"]), expand(EXECUTED + "{book}.ipynb", book=["1_faces", *NETWORKS, *COMPARISON])
     output: "build/report/index.html"
     shell: "{PYTHON:q} -m facelib.report"
