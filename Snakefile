@@ -157,7 +157,7 @@ rule baseline:
 rule pruning:
     input: rules.baseline.output.done
     output: done=MARKER + "pruning.done"
-    params: record=lambda wildcards: record(wildcards.book, {"arms"}), arguments=lambda wildcards: arguments(wildcards.book)
+    params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
     shell: "{PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
@@ -190,6 +190,6 @@ rule comparison:
 
 
 rule report:
-    input: "facelib/report.py", expand(EXECUTED + "{book}.ipynb", book=["1_faces", *NETWORKS, *COMPARISON])
+    input: expand("facelib/report.{suffix}", suffix=["py", "html", "css"]), expand(EXECUTED + "{book}.ipynb", book=["1_faces", *NETWORKS, *COMPARISON])
     output: "build/report/index.html"
     shell: "{PYTHON:q} -m facelib.report"

@@ -89,6 +89,8 @@ class Project:
         self.write("facelib/batch.py", STAND_IN + BATCH)
         self.write("facelib/study.py", STAND_IN + STUDY)
         self.write("facelib/report.py", STAND_IN + REPORT)
+        self.write("facelib/report.html", "")
+        self.write("facelib/report.css", "")
         for name, parameters in BOOKS.items():
             self.notebook(name, parameters)
         self.preset(ARM)
@@ -277,9 +279,10 @@ def test_dry_run_on_slurm_asks_for_threads_memory_and_time():
     assert "threads: 16\n" in baseline and "mem_mb=16000" in baseline and "runtime=1440" in baseline
 
 
+@pytest.mark.skipif("def main" not in (ROOT / "facelib/study.py").read_text(), reason="facelib.study has no command line yet")
 def test_what_training_does_not_depend_on_are_parameters():
     listed = set(re.findall(r'"(\w+)"', re.search(r"AFTER_TRAINING = {(.*?)}", (ROOT / "Snakefile").read_text(), re.DOTALL)[1]))
-    assert listed - {"arms"} <= batch.declared(ROOT / "notebooks/2_squeezenet.ipynb").keys()
+    assert listed <= batch.declared(ROOT / "notebooks/2_squeezenet.ipynb").keys()
 
 
 @pytest.mark.skipif("def main" not in (ROOT / "facelib/study.py").read_text(), reason="facelib.study has no command line yet")
