@@ -14,11 +14,18 @@ where one does not (sigmoid: 0.5), either its result multiplies a channel of the
 excite does, or what counts is the zero that is read.
 
 **Filters** are convolution output channels; outputs of linear layers are none, and stay.
+
+**Aligned storage.** Processors multiply matrices fastest when their sizes are multiples of 8 or so, which pruned layers rarely
+are. A graph with `multiple` above 1 stores each layer at the next multiple of it, by keeping some removed groups as *dead*
+filters: their weights, biases, gamma and beta are zero, and so is what is read from them; their gradients are set to zero before an
+optimiser sees them. The network computes what it would without them (up to rounding), they are never counted, and `drop_dead`
+removes them.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import os
 import re
@@ -330,12 +337,24 @@ def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor |
     tensor.data = cut
 
 
-def _leaving(parameter: nn.Parameter, counts: list[np.ndarray]) -> np.ndarray:
-    """Scalars of a parameter that leave with each group, which `counts` finds so many times along its axes."""
-    per_position = [parameter.numel() // parameter.shape[axis] for axis in range(len(counts))]
-    leaving = sum(count * scalars for count, scalars in zip(counts, per_position))
+def _arrays(state: dict) -> list[Tensor]:
+    """The tensors in an optimiser's state of a parameter that are of its shape."""
+    return [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+
+
+def _zero(tensor: Tensor, axes: list[tuple[int, Tensor]]) -> None:
+    """Sets positions along axes to zero."""
+    with torch.no_grad():
+        for axis, positions in axes:
+            tensor.index_fill_(axis, positions, 0)
+
+
+def _leaving(shape: list[int], counts: list[np.ndarray]) -> np.ndarray:
+    """Scalars of a parameter of this shape that leave with each group, which `counts` finds so many times along its axes."""
+    scalars = math.prod(shape)
+    leaving = sum(count * (scalars // shape[axis]) for axis, count in enumerate(counts))
     if len(counts) == 2:  # what stands at the crossing of a group with itself leaves once
-        leaving = leaving - counts[0] * counts[1] * (parameter.numel() // (parameter.shape[0] * parameter.shape[1]))
+        leaving = leaving - counts[0] * counts[1] * (scalars // (shape[0] * shape[1]))
     return leaving
 
 
@@ -347,6 +366,7 @@ class ChannelGraph:
     It is not changed by being traced; `remove` changes it in place.
     example: images (images, channels, height, width), of which only the shape counts.
     keep: names of layers whose channels may not be removed.
+    multiple: of filters, at which layers are stored once some have been removed (see "Aligned storage"); 1: as they are.
 
     Group ids are the same whenever the same architecture is traced, and survivors keep theirs when others leave, so
     that `removed` is all a fresh process needs: build, trace, `remove(removed)`, load the state_dict.
@@ -354,7 +374,9 @@ class ChannelGraph:
     Raises NotImplementedError for an operation whose effect on channels is not known, naming it and its line of code.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = ()):
+    def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = (), multiple: int = 1):
+        if multiple < 1:
+            raise ValueError(f"multiple is a number of filters, at least 1, found {multiple}")
         walk = _Walk(network, example)
         for name in keep:
             if name not in walk.layers:
@@ -371,6 +393,23 @@ class ChannelGraph:
             self._prunable[self._lists[layer.outputs]] = True
         self._prunable[FIXED] = False
         self._gone = np.zeros(walk.count, dtype=bool)
+        self._dead = np.zeros(walk.count, dtype=bool)  # gone, but still stored
+        self.multiple = multiple
+        self._families = self._find_families()
+        self._masks: dict[int, tuple] = {}  # by identity of a parameter: where its gradient stays zero, along two axes
+
+    def _find_families(self) -> list[tuple[np.ndarray, int]]:
+        """Groups with filters in the same layers, as many in each: their ids, and filters of one group in a layer."""
+        members: dict[tuple, list[int]] = {}
+        for name, layer in self._convolutions().items():
+            ids, counts = np.unique(self._lists[layer.outputs], return_counts=True)
+            for group, count in zip(ids.tolist(), counts.tolist()):
+                members.setdefault(group, []).append((name, count))
+        families: dict[tuple, list[int]] = {}
+        for group, where in members.items():
+            if self._prunable[group]:
+                families.setdefault(tuple(where), []).append(group)
+        return [(np.array(sorted(ids)), max(count for _, count in where)) for where, ids in families.items()]
 
     def _share_lists(self, groups: np.ndarray) -> None:
         numbers: dict[int, int] = {}
@@ -396,8 +435,8 @@ class ChannelGraph:
         Columns: kind (conv, pointwise, depthwise, grouped), depth, in_channels, out_channels (now),
         out_channels_original, kernel ("3x3"), prunable (whether any filter may leave).
         """
-        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": layer.module.in_channels,
-                 "out_channels": layer.module.out_channels, "out_channels_original": layer.original,
+        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": self._alive(layer.inputs),
+                 "out_channels": self._alive(layer.outputs), "out_channels_original": layer.original,
                  "kernel": "x".join(map(str, layer.module.kernel_size)),
                  "prunable": bool(self._prunable[self._lists[layer.outputs]].any())}
                 for depth, (name, layer) in enumerate(self._convolutions().items())]
@@ -410,13 +449,13 @@ class ChannelGraph:
         Columns: filters and parameters (scalars) that leave with it as the network is now, layers (a tuple of the
         names of the convolutions that lose filters). Parameters where two groups cross are counted with both.
         """
-        counts = [np.bincount(groups, minlength=len(self._gone)) for groups in self._lists]
+        counts = [np.bincount(groups[~self._dead[groups]], minlength=len(self._gone)) for groups in self._lists]
         convolutions = self._convolutions()
         filters = sum(counts[layer.outputs] for layer in convolutions.values())
         parameters = np.zeros(len(self._gone), dtype=np.int64)
         for slot in self._slots:
             if isinstance(slot.tensor, nn.Parameter):
-                parameters += _leaving(slot.tensor, [counts[axis] for axis in slot.axes if axis is not None])
+                parameters += _leaving(self._alive_shape(slot), [counts[axis] for axis in slot.axes if axis is not None])
         names: dict[int, tuple[str, ...]] = {}
         for name, layer in convolutions.items():
             for group in set(self._lists[layer.outputs].tolist()):
@@ -431,14 +470,33 @@ class ChannelGraph:
         return torch.from_numpy(np.flatnonzero(self._gone))
 
     @property
+    def dead(self) -> LongTensor:
+        """Sorted ids of the groups that were removed and are still stored, as zeros."""
+        return torch.from_numpy(np.flatnonzero(self._dead))
+
+    def _alive(self, number: int) -> int:
+        """Channels in a list that are not dead."""
+        return int(np.count_nonzero(~self._dead[self._lists[number]]))
+
+    def _alive_shape(self, slot: _Slot) -> list[int]:
+        """The shape of a parameter or buffer without what is dead."""
+        shape = list(slot.tensor.shape)
+        for axis, number in enumerate(slot.axes):
+            if number is not None:
+                shape[axis] = self._alive(number)
+        return shape
+
+    @property
     def filters(self) -> int:
         """Convolution output channels."""
-        return sum(layer.module.out_channels for layer in self._convolutions().values())
+        return sum(self._alive(layer.outputs) for layer in self._convolutions().values())
 
     @property
     def parameters(self) -> int:
         """Scalars in the network's parameters."""
-        return sum(parameter.numel() for parameter in self._network.parameters())
+        dead = sum(slot.tensor.numel() - math.prod(self._alive_shape(slot)) for slot in self._slots
+                   if isinstance(slot.tensor, nn.Parameter))
+        return sum(parameter.numel() for parameter in self._network.parameters()) - dead
 
     @property
     def macs(self) -> int:
@@ -446,12 +504,13 @@ class ChannelGraph:
 
         Biases, batch normalisation, activations and pooling are not counted.
         """
-        return sum(layer.positions * layer.module.weight.numel() for layer in self._layers.values() if layer.positions)
+        weights = {id(slot.tensor): math.prod(self._alive_shape(slot)) for slot in self._slots}
+        return sum(layer.positions * weights[id(layer.module.weight)] for layer in self._layers.values() if layer.positions)
 
     def filter_groups(self, layer: str) -> LongTensor:
-        """Group id of each current output channel of a convolution (or batch normalisation); see `groups`.
+        """Group id of each stored output channel of a convolution (or batch normalisation); see `groups`.
 
-        Ids that `groups` does not list may not be removed.
+        Ids that `groups` does not list may not be removed; those in `dead` stand for zeros.
         """
         if layer not in self._layers:
             raise KeyError(f"the network has no layer '{layer}'; it has {', '.join(self._layers)}")
@@ -461,22 +520,93 @@ class ChannelGraph:
         """Name of the batch normalisation that alone reads the convolution's output, or None."""
         return self._batchnorm_after.get(layer)
 
-    def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None, stored=None) -> None:
         """Removes groups of filters from the network, in place.
 
         group_ids: integers, from the index of `groups`.
         optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects and
         keep memory layout, requires_grad and hooks; all gradients are dropped (None).
+        stored: removed groups to keep as dead filters, as `dead` gave them: restores a network exactly as it was stored.
+        By default as many as `multiple` asks for.
 
         Raises before anything is changed: ValueError when an id is unknown, already removed or may not be removed, when
         a layer would lose all its filters, or when the optimiser's state does not have the shape of its parameter.
         """
         going = np.zeros_like(self._gone)
         going[self._checked(group_ids)] = True
-        kept = [np.flatnonzero(~going[groups]) for groups in self._lists]
-        emptied = [name for name, layer in self._convolutions().items() if not len(kept[layer.outputs])]
+        alive = ~(going | self._dead)
+        emptied = [name for name, layer in self._convolutions().items() if not alive[self._lists[layer.outputs]].any()]
         if emptied:
             raise ValueError(f"no filter would be left in {', '.join(emptied)}; leave at least one group of each layer")
+        if stored is None:
+            dead = self._padding(going)
+        else:
+            dead = np.zeros_like(going)
+            dead[np.asarray(stored)] = True
+            if (dead & ~(going | self._dead)).any():
+                raise ValueError("stored: expected groups that are removed now or were dead before")
+        self._cut((going | self._dead) & ~dead, optimizer)
+        self._gone |= going
+        self._kill(dead, optimizer)
+
+    def drop_dead(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Removes the dead filters for good: the network is the exact one, of the same function up to rounding."""
+        self._cut(self._dead, optimizer)
+        self._kill(np.zeros_like(self._dead), optimizer)
+
+    def exact(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the network's names (its state_dict, or momentum) without what is dead, as checkpoints hold them."""
+        found = dict(tensors)
+        for name, slot, alive in self._named_slots(tensors):
+            for axis, positions in alive:
+                found[name] = found[name].index_select(axis, positions.to(found[name].device))
+        return found
+
+    def padded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `exact`: zeros where the network as it is stored has dead filters."""
+        found = dict(tensors)
+        for name, slot, alive in self._named_slots(tensors):
+            for axis, positions in alive:
+                size = [*found[name].shape]
+                size[axis] = slot.tensor.shape[axis]
+                found[name] = found[name].new_zeros(size).index_copy_(axis, positions.to(found[name].device), found[name])
+        return found
+
+    def _named_slots(self, tensors: dict[str, Tensor]):
+        """Name, slot and, for every axis with dead channels, the positions that are not, of the tensors that have some."""
+        if not self._dead.any():
+            return
+        slots = {id(slot.tensor): slot for slot in self._slots}
+        alive = [torch.from_numpy(np.flatnonzero(~self._dead[groups])) for groups in self._lists]
+        for name, tensor in self._network.state_dict(keep_vars=True).items():
+            slot = slots.get(id(tensor))
+            if slot is not None and name in tensors:
+                axes = [(axis, alive[number]) for axis, number in enumerate(slot.axes) if number is not None]
+                yield name, slot, [(axis, positions) for axis, positions in axes if len(positions) < slot.tensor.shape[axis]]
+
+    def __deepcopy__(self, memo: dict) -> ChannelGraph:
+        """A graph of a copied network: what keeps gradients zero is not copied with the parameters, so it is set up anew."""
+        other = memo[id(self)] = object.__new__(ChannelGraph)
+        vars(other).update({name: {} if name == "_masks" else copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        other._kill(other._dead, None)
+        return other
+
+    def _padding(self, going: np.ndarray) -> np.ndarray:
+        """The removed groups that are stored as zeros, so that layers are as wide as the next multiple; dead ones first."""
+        dead = np.zeros_like(going)
+        if self.multiple == 1:
+            return dead
+        gone = self._gone | going
+        for ids, filters in self._families:
+            step = self.multiple // math.gcd(self.multiple, filters)  # groups that make a multiple of filters
+            lacking = -int(np.count_nonzero(~gone[ids])) % step
+            spare = ids[self._dead[ids] | going[ids]]
+            dead[spare[np.argsort(~self._dead[spare], kind="stable")][:lacking]] = True
+        return dead
+
+    def _cut(self, leaving: np.ndarray, optimizer: torch.optim.Optimizer | None) -> None:
+        """Takes the channels of these groups out of parameters, buffers, the optimiser's state and the lists."""
+        kept = [np.flatnonzero(~leaving[groups]) for groups in self._lists]
         cuts = [torch.from_numpy(positions) if len(positions) < len(groups) else None  # None: nothing leaves
                 for positions, groups in zip(kept, self._lists)]
         slots = [slot for slot in self._slots if any(axis is not None and cuts[axis] is not None for axis in slot.axes)]
@@ -487,11 +617,32 @@ class ChannelGraph:
             parameter.grad = None
         for slot, state in zip(slots, states):
             _cut_in_place(slot.tensor, *(None if axis is None else cuts[axis] for axis in slot.axes), state)
-        self._gone |= going
         self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
         for layer in self._layers.values():
             if cuts[layer.inputs] is not None or cuts[layer.outputs] is not None:
                 _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
+
+    def _kill(self, dead: np.ndarray, optimizer: torch.optim.Optimizer | None) -> None:
+        """Makes these groups the dead ones: zero, and zero they stay."""
+        self._dead = dead
+        if not dead.any() and not self._masks:
+            return
+        where = [torch.from_numpy(np.flatnonzero(dead[groups])) for groups in self._lists]
+        for slot in self._slots:
+            axes = [(axis, where[number].to(slot.tensor.device)) for axis, number in enumerate(slot.axes)
+                    if number is not None and len(where[number])]
+            for tensor in [slot.tensor.data, *_arrays(optimizer.state.get(slot.tensor, {}) if optimizer else {})]:
+                _zero(tensor, axes)
+            if isinstance(slot.tensor, nn.Parameter):
+                self._mask(slot.tensor, axes)
+
+    def _mask(self, parameter: nn.Parameter, axes: list[tuple[int, Tensor]]) -> None:
+        """Keeps a parameter's gradient zero there, from the next backward pass on."""
+        if id(parameter) not in self._masks and axes and parameter.requires_grad:
+            masks, key = self._masks, id(parameter)
+            parameter.register_post_accumulate_grad_hook(lambda changed: _zero(changed.grad, masks[key]))
+        if id(parameter) in self._masks or axes:
+            self._masks[id(parameter)] = axes
 
     def _check(self, slot: _Slot, state: dict) -> None:
         shape = slot.tensor.shape

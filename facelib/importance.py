@@ -139,5 +139,7 @@ class Importance:
                 raise ScoreError(f"the scores of {filters.layer} are not finite: its gradients are NaN or infinite")
         ids = torch.cat([self.graph.filter_groups(filters.layer) for filters in self.filters])
         values = torch.cat([total.double().cpu() for total in self.sums]) / self.batches
-        groups, inverse = ids.unique(return_inverse=True)
+        alive = ~torch.isin(ids, self.graph.dead)
+        groups, inverse = ids[alive].unique(return_inverse=True)
+        values = values[alive]
         return groups, torch.zeros(len(groups), dtype=torch.float64).index_add_(0, inverse, values)

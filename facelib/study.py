@@ -71,6 +71,7 @@ class Study:
     minimum_filters: int
     scoring: str
     reestimate_batches: int
+    multiple: int
     finetune_shares: list
     finetune_epochs: int
     finetune_learning_rate: float
@@ -115,7 +116,7 @@ class Study:
     def pruning_schedule(self) -> Schedule:
         return Schedule(self.criterion, self.step_share, self.last_share, self.batches_per_step,
                         self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor, self.unit,
-                        self.minimum_filters, self.scoring, self.reestimate_batches)
+                        self.minimum_filters, self.scoring, self.reestimate_batches, self.multiple)
 
     @cached_property
     def arm_schedules(self) -> dict[tuple[str, int], Schedule]:
