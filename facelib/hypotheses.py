@@ -115,8 +115,8 @@ def changes(curve: pd.DataFrame) -> pd.DataFrame:
     keys = ["criterion", "stage", *lines, "step"]
     found = rows.groupby(keys)
     table = found[["filters_removed_pct", "parameters", "value"]].mean()
-    for end in ("ci_low", "ci_high"):
-        table[end] = found[end].apply(lambda values: values.mean(skipna=False))
+    known = found["ci_low"].count() == found.size()  # where a seed has no interval, the mean has none
+    table[["ci_low", "ci_high"]] = found[["ci_low", "ci_high"]].mean().where(known)
     table["seeds"], table["spread"] = found["seed"].nunique(), found["value"].std()
     complete = table["seeds"] == table.groupby(keys[:-1])["seeds"].transform("max")
     return table[complete].reset_index()

@@ -1,0 +1,344 @@
+"""Curves of one network while it is pruned: error, size, images per template, and the controls beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
+
+from facelib.figures.style import (INTERVAL, MARKS, ONE_COLUMN, TWO_COLUMNS, Figure, count_text, grid_of, line_names, lowest_of_column,
+                                   metric_label, network_name, pair_marks, pair_order, panels_of, rate_axis, share_ticks, size_title,
+                                   style)
+from facelib.layers import check_table, the_only
+
+CURVE = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "parameters", "macs", "protocol", "pair",
+         "template_size", "metric", "value", "ci_low", "ci_high"]
+
+
+@dataclass
+class PruningCurve:
+    """A verification error (or accuracy) against the share of filters removed, one line per pose pair.
+
+    points: columns template_size, line, stage, seed, step, filters_removed_pct, value, ci_low, ci_high, rates in percent.
+    parameters: millions of parameters, indexed by filters removed (%).
+    After `plot`: lines_ holds the drawn curve of every (template_size, line), axes_ one axes per template size.
+    """
+
+    points: pd.DataFrame
+    parameters: pd.Series
+    metric: str
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame, metric: str = "eer") -> PruningCurve:
+        """curve: rows of one network and criterion (and of its control, whatever criterion that names).
+
+        A control has all its filters; its rows stand where the pruned network was at the same step. Template sizes that
+        were measured at few of the steps are left to `TemplateCurve`.
+        Raises ValueError when columns, rows or the metric are missing, or there are several networks or criteria.
+        """
+        pruned, network, criterion = pruned_rows(curve)
+        if metric not in set(pruned["metric"]):
+            raise ValueError(f"curve: expected metric {metric}, found {', '.join(sorted(set(pruned['metric'])))}")
+        removed = pruned.groupby("step")["filters_removed_pct"].mean()
+        points = curve[curve["metric"] == metric].copy()
+        control = points["stage"] == "control"
+        points.loc[control, "filters_removed_pct"] = np.interp(points.loc[control, "step"], removed.index, removed)
+        steps = pruned[pruned["metric"] == metric].groupby("template_size")["step"].nunique()
+        points = points[points["template_size"].isin(steps.index[steps == steps.max()])]
+        points["line"] = line_names(points)
+        points[["value", "ci_low", "ci_high"]] *= 100
+        parameters = pruned.groupby("step")["parameters"].mean().set_axis(removed) / 1e6
+        columns = ["template_size", "line", "stage", "seed", "step", "filters_removed_pct", "value", "ci_low", "ci_high"]
+        return cls(points[columns].sort_values(columns[:5], ignore_index=True), parameters, metric, network, criterion)
+
+    @property
+    def caption(self) -> str:
+        stages, seeds = set(self.points["stage"]), self.points.loc[self.points["stage"] == "pruned", "seed"].nunique()
+        parts = [f"{metric_label(self.metric)} of {self.network} against convolution filters removed (% of all), by "
+                 f"{self.criterion}; top axis: millions of parameters left, without the training classifier.",
+                 "Lines: pruned network" + (f", mean of {seeds} seeds (thin lines: each seed)" if seeds > 1 else "") + ".",
+                 f"Bands{' and bars' * ('fine-tuned' in stages)}: {INTERVAL}{', mean of the seeds' * (seeds > 1)}."]
+        if "fine-tuned" in stages:
+            parts.append("Open markers: retrained after pruning.")
+        if "from-scratch" in stages:
+            parts.append("Crosses: the same shape, trained from random weights.")
+        if "control" in stages:
+            parts.append("Dashed: control, trained as long with nothing removed.")
+        if self.metric == "eer_change":
+            parts.append("Change from the unpruned network, paired on the same subjects; below 0: better than unpruned.")
+        return " ".join(parts)
+
+    def plot(self, width: float | None = None) -> PruningCurve:
+        """width: of the figure, inches; by itself, one column for one panel, else two."""
+        sizes = sorted(self.points["template_size"].unique())
+        width = width or (ONE_COLUMN if len(sizes) == 1 else TWO_COLUMNS)
+        rows, columns = grid_of(len(sizes), width, 2)
+        names = sorted(self.points["line"].unique(), key=pair_order)
+        with style():
+            height = 2.6 * rows + 0.13 * -(-(len(names) + 3) // (2 * columns))
+            self.figure_ = Figure(figsize=(width, height))
+            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True, sharey=True), {}
+            for place, (axes, size) in enumerate(zip(self.axes_, sizes)):
+                of_size = self.points[self.points["template_size"] == size]
+                for name in names:
+                    if (of_size["line"] == name).any():
+                        self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], *pair_marks(name, names))
+                self._finish(axes, size_title(size), lowest_of_column(place, len(sizes), columns), left=place % columns == 0)
+            self._legend(names, width)
+        return self
+
+    def _finish(self, axes, title: str, bottom: bool, left: bool) -> None:
+        last = max(self.parameters.index.max(), 1)
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        ticks = share_ticks(last)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        rate_axis(axes, self.points, log=self.metric not in ("accuracy", "eer_change"))
+        if self.metric == "eer_change":
+            axes.axhline(0, color="0.4", linewidth=0.6)
+        axes.set_title(title, fontweight="bold")
+        if bottom:
+            axes.set_xlabel("Filters removed (%)")
+        if left:
+            axes.set_ylabel(metric_label(self.metric))
+        top = axes.secondary_xaxis("top")
+        left_at = np.interp(ticks, self.parameters.index, self.parameters)
+        top.set_xticks(ticks, [f"{millions:.{2 if self.parameters.max() < 10 else 1}f}" for millions in left_at])
+        top.set_xlabel("Parameters (millions)")
+
+    def _legend(self, names: list[str], width: float) -> None:
+        handles = [Line2D([], [], color=colour, marker=marker, label=name)
+                   for name in names for colour, marker in [pair_marks(name, names)]]
+        grey = {"color": "0.4", "linestyle": "none"}
+        stages = set(self.points["stage"])
+        if "fine-tuned" in stages:
+            handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=5, label="fine-tuned (open)", **grey))
+        if "from-scratch" in stages:
+            handles.append(Line2D([], [], marker="x", markersize=5, label="from scratch", **grey))
+        if "control" in stages:
+            handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="control, nothing removed"))
+        columns = 2 if width < TWO_COLUMNS else len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
+        self.figure_.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def pruned_rows(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
+    """The rows of the pruned network, its name and its criterion."""
+    check_table(curve, CURVE, "curve")
+    pruned = curve[curve["stage"] == "pruned"]
+    check_table(pruned, CURVE, "curve of stage pruned")
+    return pruned, the_only(curve, "network", "curve"), the_only(curve[curve["stage"] != "control"], "criterion", "curve")
+
+
+def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: float = 5) -> Line2D:
+    """Draws one line's pruned curve with its band, and its fine-tuned and control points. Returns the curve."""
+    stages = dict(list(points.groupby("stage")))
+    pruned = stages.get("pruned", points.iloc[:0])  # a protocol may be kept for the fine-tuned networks
+    mean = _mean_of_seeds(pruned)
+    if pruned["seed"].nunique() > 1:
+        for _, seed in pruned.groupby("seed"):
+            axes.plot(seed["filters_removed_pct"], seed["value"], color=colour, linewidth=0.4, alpha=0.7)
+    x = mean["filters_removed_pct"]
+    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.13, linewidth=0)
+    [line] = axes.plot(x, mean["value"], color=colour, marker=marker, markevery=max(len(mean) // 8, 1))
+    if "fine-tuned" in stages:
+        tuned = stages["fine-tuned"]
+        bars = np.abs(tuned[["ci_low", "ci_high"]].to_numpy() - tuned[["value"]].to_numpy()).T
+        axes.errorbar(tuned["filters_removed_pct"], tuned["value"], bars, color=colour, linestyle="none", marker=marker,
+                      markersize=markersize, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
+    if "from-scratch" in stages:
+        scratch = _mean_of_seeds(stages["from-scratch"])
+        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="x", markersize=5,
+                  label="from scratch")
+    if "control" in stages:
+        control = _mean_of_seeds(stages["control"])
+        axes.plot(control["filters_removed_pct"], control["value"], color=colour, linewidth=0.8, linestyle=(0, (4, 2)),
+                  label="control")
+    return line
+
+
+def _mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds at every step that all seeds have."""
+    steps = points.groupby("step")
+    complete = steps["seed"].nunique() == points["seed"].nunique()
+    return steps[["filters_removed_pct", "value", "ci_low", "ci_high"]].mean()[complete]
+
+
+@dataclass
+class SizeCurve:
+    """Parameters and MACs against filters removed, in percent of the unpruned network's.
+
+    table: index step; columns filters_removed_pct, parameters, macs (counts), the mean over seeds.
+    After `plot`: lines_ holds the drawn curves of "parameters" and "macs".
+    """
+
+    table: pd.DataFrame
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame) -> SizeCurve:
+        """curve: rows of one network and criterion. Raises as `PruningCurve.from_table`."""
+        pruned, network, criterion = pruned_rows(curve)
+        return cls(pruned.groupby("step")[["filters_removed_pct", "parameters", "macs"]].mean(), network, criterion)
+
+    @property
+    def caption(self) -> str:
+        return (f"Parameters and multiply-accumulate operations (MACs) for one image of {self.network} left (% of the unpruned "
+                f"network's) against convolution filters removed (% of all), by {self.criterion}; without the training "
+                "classifier. Dotted: in proportion to the filters.")
+
+    def plot(self, axes=None) -> SizeCurve:
+        with style():
+            self.axes_ = axes or Figure(figsize=(ONE_COLUMN, 2.6)).subplots()
+            self.figure_ = self.axes_.figure
+            x, self.lines_ = self.table["filters_removed_pct"], {}
+            for (column, unit), (colour, marker) in zip({"parameters": "parameters", "macs": "MACs"}.items(), MARKS[1:]):
+                values, full = self.table[column], self.table[column].iloc[0]
+                [self.lines_[column]] = self.axes_.plot(
+                    x, 100 * values / full, color=colour, marker=marker, markevery=max(len(x) // 8, 1),
+                    label=f"{unit} (100 % = {count_text(full)}, last {count_text(values.iloc[-1])})")
+            self.axes_.plot([0, x.max()], [100, 100 - x.max()], color="0.4", linewidth=0.8, linestyle=":",
+                            label="in proportion to the filters")
+            self.axes_.set(xlabel="Filters removed (%)", ylabel="Left (% of unpruned)", ylim=(0, 103))
+            self.figure_.legend(loc="outside lower center")
+        return self
+
+
+@dataclass
+class TemplateCurve:
+    """EER against the number of images per template, a line for each chosen share of filters removed, a panel for each pair.
+
+    points: columns pair, stage, step, near_pct, template_size, value, ci_low, ci_high, rates in percent, mean over seeds.
+    After `plot`: lines_ holds the drawn line of every (pair, stage, step), axes_ one axes per pair.
+    """
+
+    points: pd.DataFrame
+    network: str
+    criterion: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame) -> TemplateCurve:
+        """curve: rows of one network and criterion. The steps drawn are those at which most template sizes were measured.
+
+        Raises ValueError as `PruningCurve.from_table`, and when there is one template size only.
+        """
+        _, network, criterion = pruned_rows(curve)
+        rows = curve[(curve["metric"] == "eer") & curve["stage"].isin(["pruned", "fine-tuned"]) & (curve["pair"] != "any-any")]
+        sizes = rows.groupby(["stage", "step"])["template_size"].transform("nunique")
+        rows = rows[sizes == sizes.max()]
+        if len(rows) == 0 or sizes.max() == 1:
+            raise ValueError("curve: expected the EER of several template sizes, found one")
+        steps = sorted(rows["step"].unique())
+        rows = rows[rows["step"].isin([steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(len(steps), 4))])]
+        points = rows.groupby(["pair", "stage", "step", "template_size"], as_index=False)[
+            ["filters_removed_pct", "value", "ci_low", "ci_high"]].mean()
+        points[["value", "ci_low", "ci_high"]] *= 100
+        return cls(points, network, criterion)
+
+    @property
+    def caption(self) -> str:
+        return (f"EER (%) of {self.network} against the images per template (at most so many: half of a subject's images of the pose "
+                f"where they are fewer), for shares of the filters removed by {self.criterion}. Filled markers and solid lines: pruned; "
+                f"open markers and dashed lines: fine-tuned. Bars, for the unpruned network: {INTERVAL}.")
+
+    def plot(self, width: float = TWO_COLUMNS) -> TemplateCurve:
+        pairs = sorted(self.points["pair"].unique(), key=pair_order)
+        steps = sorted(self.points["step"].unique())
+        sizes = sorted(self.points["template_size"].unique())
+        rows, columns = grid_of(len(pairs), width, 3)
+        with style():
+            self.figure_ = Figure(figsize=(width, 2.0 * rows + 0.45))
+            self.axes_, self.lines_, handles = panels_of(self.figure_, len(pairs), rows, columns, sharex=True, sharey=True), {}, {}
+            for place, (axes, pair) in enumerate(zip(self.axes_, pairs)):
+                for (step, stage), line in self.points[self.points["pair"] == pair].groupby(["step", "stage"]):
+                    colour, marker = MARKS[steps.index(step)]
+                    tuned = stage == "fine-tuned"
+                    at = [sizes.index(size) for size in line["template_size"]]
+                    look = dict(color=colour, marker=marker, linestyle="--" if tuned else "-", markerfacecolor="white" if tuned else colour)
+                    [self.lines_[pair, stage, step]] = axes.plot(at, line["value"], **look)
+                    if step == 0 and not tuned:
+                        bars = np.abs(line[["ci_low", "ci_high"]].to_numpy() - line[["value"]].to_numpy()).T
+                        axes.errorbar(at, line["value"], bars, color=colour, linestyle="none", elinewidth=0.7)
+                    label = f"{line['filters_removed_pct'].iloc[0]:.0f} % removed" + ", fine-tuned" * tuned
+                    handles.setdefault((step, not tuned), Line2D([], [], label=label, **look))
+                rate_axis(axes, self.points, log=True)
+                axes.set_title(pair, fontweight="bold")
+                axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+                if lowest_of_column(place, len(pairs), columns):
+                    axes.set_xlabel("Images per template")
+                if place % columns == 0:
+                    axes.set_ylabel("EER (%)")
+            self.figure_.legend(handles=[handles[key] for key in sorted(handles, key=lambda key: (not key[1], key[0]))],
+                                loc="outside lower center", ncols=4 if width > ONE_COLUMN else 2)
+        return self
+
+
+ARM_MARKS = {"taylor_weight": MARKS[1], "taylor_gate": MARKS[4], "taylor_activation": MARKS[5], "magnitude": MARKS[2],
+             "random": MARKS[6], "control": MARKS[0]}
+
+
+@dataclass
+class Arms:
+    """The mean EER over pose pairs against filters removed, a line for each way to choose them and for the control.
+
+    points: columns template_size, arm, seed, step, filters_removed_pct, value (percent). The control, which keeps its
+    filters, stands where the others were at the same step.
+    After `plot`: lines_ holds the drawn mean of every (template_size, arm), axes_ one axes per template size.
+    """
+
+    points: pd.DataFrame
+    network: str
+
+    @classmethod
+    def from_table(cls, curve: pd.DataFrame) -> Arms:
+        """curve: arms/curve.csv of one network. Raises ValueError when columns or rows are missing."""
+        check_table(curve, CURVE, "curve of the arms")
+        network = the_only(curve, "network", "curve of the arms")
+        rows = curve[(curve["metric"] == "eer") & (curve["pair"] != "any-any")]
+        check_table(rows, CURVE, "curve of the arms with poses")
+        rows = rows.assign(arm=rows["criterion"].mask(rows["stage"] == "control", "control"))
+        points = rows.groupby(["template_size", "arm", "seed", "step"], as_index=False)[["filters_removed_pct", "value"]].mean()
+        control = points["arm"] == "control"
+        if not control.all():
+            removed = points[~control].groupby("step")["filters_removed_pct"].mean()
+            points.loc[control, "filters_removed_pct"] = np.interp(points.loc[control, "step"], removed.index, removed)
+        return cls(points.assign(value=100 * points["value"]), network)
+
+    @property
+    def caption(self) -> str:
+        seeds = self.points.groupby("arm")["seed"].nunique()
+        several = ", ".join(f"{arm}: {count}" for arm, count in seeds.items() if count > 1)
+        return (f"EER (%), mean over the pose pairs, of {self.network} against convolution filters removed (% of all): the same steps, "
+                "mini-batches and learning rate for all arms. Dashed: control, trained as long with nothing removed."
+                + (f" Lines: mean of the seeds ({several}; others 1); bands: from the lowest to the highest seed." if several else
+                   " One seed each."))
+
+    def plot(self, width: float = TWO_COLUMNS) -> Arms:
+        sizes = sorted(self.points["template_size"].unique())
+        arms = sorted(self.points["arm"].unique(), key=lambda arm: (list(ARM_MARKS).index(arm) if arm in ARM_MARKS else -1, arm))
+        rows, columns = grid_of(len(sizes), width, 2)
+        with style():
+            self.figure_ = Figure(figsize=(width, 2.3 * rows + 0.35))
+            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True, sharey=True), {}
+            for place, (axes, size) in enumerate(zip(self.axes_, sizes)):
+                for arm in arms:
+                    rows_of = self.points[(self.points["arm"] == arm) & (self.points["template_size"] == size)]
+                    steps = rows_of.groupby("step")
+                    x, value = steps["filters_removed_pct"].mean(), steps["value"]
+                    colour, marker = ARM_MARKS.get(arm, MARKS[3])
+                    axes.fill_between(x, value.min(), value.max(), color=colour, alpha=0.2, linewidth=0)
+                    [self.lines_[size, arm]] = axes.plot(x, value.mean(), color=colour, marker=marker, label=arm,
+                                                         linestyle=(0, (4, 2)) if arm == "control" else "-")
+                rate_axis(axes, self.points.assign(ci_high=np.nan), log=True)
+                axes.set_title(size_title(size), fontweight="bold")
+                if lowest_of_column(place, len(sizes), columns):
+                    axes.set_xlabel("Filters removed (%)")
+                if place % columns == 0:
+                    axes.set_ylabel("EER (%), mean over pose pairs")
+            self.figure_.legend(handles=[self.lines_[sizes[0], arm] for arm in arms], loc="outside lower center",
+                                ncols=len(arms) if width > ONE_COLUMN else 3)
+        return self

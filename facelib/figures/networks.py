@@ -1,0 +1,262 @@
+"""All networks of a preset in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from facelib.comparison import BYTES_PER_PARAMETER
+from facelib.figures.curves import PruningCurve, draw_line
+from facelib.figures.layers import FiltersLeft
+from facelib.figures.style import (INTERVAL, ONE_COLUMN, SHARES, TWO_COLUMNS, Figure, log_ticks, metric_label, network_marks,
+                                   network_name, pair_marks, pair_order, panels_of, rate_axis, share_ticks, size_title, style)
+from facelib.results import StudyTables
+
+EVALUATED = ("pruned", "fine-tuned")
+
+
+@dataclass
+class ErrorOfNetworks:
+    """A verification error against filters removed, networks side by side, template sizes below each other.
+
+    curves: a `PruningCurve` of each network. After `plot`: lines_ holds the drawn curve of every (network, template_size,
+    line), axes_ the axes of every (network, template_size).
+    """
+
+    curves: dict[str, PruningCurve]
+    metric: str
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables], metric: str = "eer") -> ErrorOfNetworks:
+        """Raises ValueError as `PruningCurve.from_table`."""
+        return cls({study.network: PruningCurve.from_table(_main(study), metric) for study in studies}, metric)
+
+    @property
+    def caption(self) -> str:
+        criteria = ", ".join(dict.fromkeys(curve.criterion for curve in self.curves.values()))
+        return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {criteria}. Lines: pruned; "
+                f"open markers: retrained after pruning. Bands and bars: {INTERVAL}.")
+
+    def plot(self, width: float = TWO_COLUMNS) -> ErrorOfNetworks:
+        networks = list(self.curves)
+        points = pd.concat([curve.points[curve.points["stage"].isin(EVALUATED)] for curve in self.curves.values()])
+        sizes, names = sorted(points["template_size"].unique()), sorted(points["line"].unique(), key=pair_order)
+        narrow = width <= ONE_COLUMN  # networks below each other, template sizes side by side
+        rows, columns = (len(networks), len(sizes)) if narrow else (len(sizes), len(networks))
+        with style():
+            self.figure_ = Figure(figsize=(width, 1.9 * rows + 0.5))
+            grid = self.figure_.subplots(rows, columns, sharex=True, sharey="col" if narrow else "row", squeeze=False)
+            self.axes_, self.lines_ = {}, {}
+            for row, column in np.ndindex(rows, columns):
+                network, size = (networks[row], sizes[column]) if narrow else (networks[column], sizes[row])
+                axes = self.axes_[network, size] = grid[row, column]
+                of_panel = self.curves[network].points[self.curves[network].points["stage"].isin(EVALUATED)]
+                for name, line in of_panel[of_panel["template_size"] == size].groupby("line"):
+                    self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4)
+                rate_axis(axes, points[points["template_size"] == size], log=self.metric not in ("accuracy", "eer_change"))
+                if row == 0:
+                    axes.set_title(size_title(size).replace(" images", "") if narrow and size > 1 else
+                                   size_title(size) if narrow else network_name(network), fontweight="bold")
+                if row == rows - 1:
+                    axes.set_xlabel("Filters removed (%)")
+                if column == 0:
+                    axes.set_ylabel(f"{network_name(network)}\n{metric_label(self.metric)}" if narrow else
+                                    f"{size_title(size)}\n{metric_label(self.metric)}")
+            handles = [Line2D([], [], color=colour, marker=marker, label=name)
+                       for name in names for colour, marker in [pair_marks(name, names)]]
+            if (points["stage"] == "fine-tuned").any():
+                handles.append(Line2D([], [], color="0.4", linestyle="none", marker="o", markerfacecolor="white", markersize=5,
+                                      label="fine-tuned (open)"))
+            self.figure_.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 4)
+        return self
+
+
+def _main(study: StudyTables) -> pd.DataFrame:
+    """The rows of the first criterion in curve.csv."""
+    criterion = study.curve.loc[study.curve["stage"] == "pruned", "criterion"].iloc[0]
+    return study.curve[(study.curve["criterion"] == criterion) | (study.curve["stage"] == "control")]
+
+
+@dataclass
+class SizeOfNetworks:
+    """Parameters (left, with megabytes as float32 on the right) and MACs for one image against filters removed.
+
+    tables: index step, columns filters_removed_pct, parameters, macs, of each network. After `plot`: lines_ holds the drawn line
+    of every (network, "parameters" or "macs").
+    """
+
+    tables: dict[str, pd.DataFrame]
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables]) -> SizeOfNetworks:
+        columns = ["filters_removed_pct", "parameters", "macs"]
+        return cls({study.network: (rows := _main(study))[rows["stage"] == "pruned"].groupby("step")[columns].mean() for study in studies})
+
+    @property
+    def caption(self) -> str:
+        return ("Parameters, their size as float32 (megabytes, 10^6 bytes), and multiply-accumulate operations (MACs) for one image of each "
+                "network against convolution filters removed (% of all), on logarithmic axes; without the training classifier. "
+                "MACs are those of the image size and stride at which the network was run.")
+
+    def plot(self, width: float = TWO_COLUMNS) -> SizeOfNetworks:
+        narrow = width <= ONE_COLUMN
+        with style():
+            self.figure_ = Figure(figsize=(width, 4.6 if narrow else 2.5))
+            panels = self.figure_.subplots(2 if narrow else 1, 2 - narrow, sharex=True, squeeze=False).flat
+            self.axes_, self.lines_ = dict(zip(("parameters", "macs"), panels)), {}
+            for column, axes in self.axes_.items():
+                for network, (colour, marker) in network_marks(self.tables).items():
+                    table = self.tables[network]
+                    [self.lines_[network, column]] = axes.plot(table["filters_removed_pct"], table[column] / 1e6, color=colour, marker=marker,
+                                                               markevery=max(len(table) // 8, 1), label=network_name(network))
+                values = pd.concat([table[column] for table in self.tables.values()]) / 1e6
+                _log_axis(axes, "y", values.min() / 1.2, values.max() * 1.2)
+                axes.set_xticks(share_ticks(max(table["filters_removed_pct"].max() for table in self.tables.values())))
+                if column == "macs" or not narrow:
+                    axes.set_xlabel("Filters removed (%)")
+            self.axes_["parameters"].set_ylabel("Parameters (millions)")
+            self.axes_["macs"].set_ylabel("MACs for one image (millions)")
+            right = self.axes_["parameters"].secondary_yaxis(
+                "right", functions=(lambda millions: millions * BYTES_PER_PARAMETER, lambda size: size / BYTES_PER_PARAMETER))
+            low, high = self.axes_["parameters"].get_ylim()
+            right.yaxis.set_major_locator(FixedLocator(log_ticks(low * BYTES_PER_PARAMETER, high * BYTES_PER_PARAMETER)))
+            right.yaxis.set_minor_locator(NullLocator())
+            right.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+            right.set_ylabel("Size (MB, float32)")
+            self.figure_.legend(handles=[self.lines_[network, "macs"] for network in self.tables], loc="outside lower center", ncols=3)
+        return self
+
+
+def _log_axis(axes, side: str, low: float, high: float) -> None:
+    axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+
+
+@dataclass
+class ErrorAgainstSize:
+    """EER, mean over pose pairs, against parameters and against MACs: which network, pruned how far, is best at a given size.
+
+    points: columns network, stage, step, filters_removed_pct, parameters, macs (millions), template_size, value (percent).
+    After `plot`: lines_ holds the drawn line of every (network, size, column), fronts_ the drawn front of every (size, column).
+    """
+
+    points: pd.DataFrame
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables]) -> ErrorAgainstSize:
+        """Pruned and fine-tuned networks, mean over seeds, of the template sizes that every evaluated step has."""
+        tables = []
+        for study in studies:
+            rows = _main(study)
+            rows = rows[(rows["metric"] == "eer") & rows["stage"].isin(EVALUATED) & (rows["pair"] != "any-any")]
+            steps = rows[rows["stage"] == "pruned"].groupby("template_size")["step"].nunique()
+            rows = rows[rows["template_size"].isin(steps.index[steps == steps.max()])]
+            table = rows.groupby(["network", "stage", "step", "template_size"], as_index=False)[
+                ["filters_removed_pct", "parameters", "macs", "value"]].mean()
+            tables.append(table.assign(parameters=table["parameters"] / 1e6, macs=table["macs"] / 1e6, value=100 * table["value"]))
+        return cls(pd.concat(tables, ignore_index=True))
+
+    def front(self, template_size: int, column: str) -> pd.DataFrame:
+        """The points that no other one beats in both size and error, smallest first."""
+        points = self.points[self.points["template_size"] == template_size].sort_values([column, "value"])
+        return points[points["value"] < points["value"].cummin().shift(fill_value=np.inf)]
+
+    @property
+    def caption(self) -> str:
+        return ("EER (%), mean over the pose pairs, against millions of parameters and against millions of multiply-accumulate operations "
+                "(MACs) for one image, logarithmic; without the training classifier. Lines: pruned step by step, from right to left, "
+                "with filters removed (%) beside; open markers: fine-tuned. Grey: the front, below and left of which no evaluated network "
+                "lies. No intervals are drawn: those of single networks are in the table.")
+
+    def plot(self, width: float = TWO_COLUMNS) -> ErrorAgainstSize:
+        sizes = sorted(self.points["template_size"].unique())
+        networks = list(dict.fromkeys(self.points["network"]))
+        labels = {"parameters": "Parameters (millions)", "macs": "MACs for one image (millions)"}
+        narrow = width <= ONE_COLUMN
+        rows, columns = (2 * len(sizes), 1) if narrow else (len(sizes), 2)
+        with style():
+            self.figure_ = Figure(figsize=(width, 2.35 * rows + 0.35))
+            grid = np.array(panels_of(self.figure_, 2 * len(sizes), rows, columns)).reshape(len(sizes), 2)
+            self.axes_, self.lines_, self.fronts_ = {}, {}, {}
+            for (size, axes_row), (place, (column, label)) in ((a, b) for a in zip(sizes, grid) for b in enumerate(labels.items())):
+                axes = self.axes_[size, column] = axes_row[place]
+                of_size = self.points[self.points["template_size"] == size]
+                front = self.front(size, column)
+                [self.fronts_[size, column]] = axes.plot(front[column], front["value"], drawstyle="steps-post", color="0.75", linewidth=3.5,
+                                                         solid_joinstyle="miter", zorder=1)
+                for network, (colour, marker) in network_marks(networks).items():
+                    rows_of = of_size[of_size["network"] == network]
+                    pruned, tuned = (rows_of[rows_of["stage"] == stage].sort_values("step") for stage in EVALUATED)
+                    [self.lines_[network, size, column]] = axes.plot(pruned[column], pruned["value"], color=colour, linewidth=0.9,
+                                                                     label=network_name(network))
+                    marked = pruned.iloc[[(pruned["filters_removed_pct"] - pct).abs().argmin()
+                                          for pct in share_ticks(pruned["filters_removed_pct"].max())[::2]]]
+                    axes.plot(marked[column], marked["value"], color=colour, marker=marker, linestyle="none")
+                    for point in marked.itertuples():
+                        axes.annotate(f"{point.filters_removed_pct:.0f}", (getattr(point, column), point.value), (0, 3.5),
+                                      textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color=colour)
+                    axes.plot(tuned[column], tuned["value"], color=colour, marker=marker, markerfacecolor="white", linestyle="none",
+                              markersize=4, zorder=3)
+                _log_axis(axes, "x", of_size[column].min() / 1.25, of_size[column].max() * 1.25)
+                rate_axis(axes, of_size.assign(ci_high=np.nan), log=True)
+                axes.set_ylim(of_size["value"].min() / 1.08, of_size["value"].max() * 1.12)
+                axes.set_xlabel(label)
+                if place == 0 or narrow:
+                    axes.set_ylabel("EER (%), mean over pose pairs")
+                axes.set_title(size_title(size), fontweight="bold")
+            handles = [Line2D([], [], color=colour, marker=marker, label=network_name(network))
+                       for network, (colour, marker) in network_marks(networks).items()]
+            handles += [Line2D([], [], color="0.4", linestyle="none", marker="o", markerfacecolor="white", label="fine-tuned (open)"),
+                        Line2D([], [], color="0.75", linewidth=3.5, label="best at its size")]
+            self.figure_.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else 5)
+        return self
+
+
+@dataclass
+class FiltersLeftOfNetworks:
+    """Heat maps of filters left, networks side by side: layers by depth, the first on top, against filters removed of the whole network.
+
+    maps: a `FiltersLeft` of each network. After `plot`: meshes_ holds each network's drawn map.
+    """
+
+    maps: dict[str, FiltersLeft]
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables]) -> FiltersLeftOfNetworks:
+        """Raises as `FiltersLeft.from_table`."""
+        return cls({study.network: FiltersLeft.from_table(
+            study.layers[study.layers["criterion"] == study.layers["criterion"].iloc[0]]) for study in studies})
+
+    @property
+    def caption(self) -> str:
+        return ("Filters left in every convolution (% of the layer's own) against filters removed of the whole network (%). Layers by depth, "
+                "the first on top, with their position and, in brackets, the number of filters before pruning of some.")
+
+    def plot(self, width: float = TWO_COLUMNS) -> FiltersLeftOfNetworks:
+        narrow = width <= ONE_COLUMN
+        with style():
+            self.figure_ = Figure(figsize=(width, 1.9 * len(self.maps) + 0.4 if narrow else 3.0))
+            panels = self.figure_.subplots(len(self.maps) if narrow else 1, 1 if narrow else len(self.maps), squeeze=False).flat
+            self.axes_, self.meshes_ = dict(zip(self.maps, panels)), {}
+            for network, axes in self.axes_.items():
+                found = self.maps[network]
+                self.meshes_[network] = found.draw_map(axes)
+                widths = found.left.index.get_level_values("width")
+                places = np.unique(np.linspace(0, len(widths) - 1, 7).round().astype(int))
+                axes.set_yticks(places + 0.5, [f"{place + 1} ({widths[place]})" for place in places])
+                axes.set_title(network_name(network), fontweight="bold")
+                if not narrow or axes is list(self.axes_.values())[-1]:
+                    axes.set_xlabel("Filters removed (%)")
+                if narrow or axes is next(iter(self.axes_.values())):
+                    axes.set_ylabel("Layer (its filters before)")
+            self.figure_.colorbar(self.meshes_[network], ax=list(self.axes_.values()), label="Filters left (% of the layer's own)",
+                                  pad=0.02, aspect=30)
+        return self
