@@ -63,9 +63,10 @@ def parts(book):
 
 
 # What the unpruned network does not depend on. A parameter that is missing here costs seconds: its part finds itself done.
-AFTER_TRAINING = {"more_tests", "criterion", "step_share", "last_share", "batches_per_step", "pruning_learning_rate",
-                  "evaluate_every", "keep_descriptor", "finetune_shares", "finetune_epochs", "finetune_learning_rate", "arms",
-                  "arm_step_share", "template_sizes", "more_template_sizes", "resamples"}
+AFTER_TRAINING = {"criterion", "step_share", "last_share", "batches_per_step", "pruning_learning_rate", "evaluate_every",
+                  "keep_descriptor", "unit", "minimum_filters", "scoring", "reestimate_batches", "finetune_shares",
+                  "finetune_epochs", "finetune_learning_rate", "scratch_shares", "arms", "arm_step_share", "template_sizes",
+                  "more_template_sizes", "resamples"}
 
 
 def files_of(folder):
