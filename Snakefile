@@ -91,9 +91,9 @@ def arguments(book):
 
 # ------------------------------------------------------------------------------------------------------- which code it was
 
-DRAWING = ("figures.py", "report.py")  # no number depends on them
+DRAWING = {"figures", "report.py"}  # no number depends on them
 CODE = {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in sorted(Path("facelib").rglob("*.py")) if path.name not in DRAWING}
+        for path in sorted(Path("facelib").rglob("*.py")) if not DRAWING & set(path.parts)}
 os.environ["FACELIB_CODE"] = json.dumps(CODE)  # for the markers
 
 

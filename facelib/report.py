@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 FIRST_FIGURE = "eer"  # of those in a folder, the one that the index shows
 PIXELS_PER_INCH = 130  # of a printed figure on a screen
 WIDE = 700  # CSS pixels: figures of two columns
+TABLES = (".csv", ".md", ".tex")
 MOST_ROWS = 40  # of a table that is shown whole; longer ones are linked
 
 # Parameters, folded away: they are there twice, as defaults and as what was given.
@@ -158,15 +159,15 @@ def _folder(path: Path, source: Path, site: Path) -> Folder:
     """Copies the figures, tables and the manifest of a folder into the site."""
     name = path.name
     page = Page(f"{source.name}/{name if path != source else 'tables'}-results.html", f"Results: {name}")
-    files = [file for pattern in ("*", "figures/*") for file in sorted(path.glob(pattern)) if file.is_file()]
+    files = [file for file in sorted(path.glob("*") if path == source else path.rglob("*")) if file.is_file()]
     for file in files:
         target = site / file.relative_to(source.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     address = {file: file.relative_to(source.parent).as_posix() for file in files}
     figures = [_figure(file, address[file]) for file in files if file.suffix == ".png"]
-    stems = dict.fromkeys(file.with_suffix("") for file in files if file.suffix in (".csv", ".md", ".tex"))
-    tables = [_table([file for file in files if file.with_suffix("") == stem and file.suffix in (".csv", ".md", ".tex")], address)
+    stems = dict.fromkeys(file.with_suffix("") for file in files if file.suffix in TABLES)
+    tables = [_table(stem.relative_to(path).as_posix(), [file for file in files if file.with_suffix("") == stem], address)
               for stem in stems]
     manifest = path / "manifest.json"
     return Folder(page, figures, tables, json.loads(manifest.read_text()) if manifest.exists() else {}, address.get(manifest))
@@ -184,8 +185,8 @@ def _size(png: Path | io.BytesIO) -> tuple[int, int]:
         return round(image.width * scale), round(image.height * scale)
 
 
-def _table(files: list[Path], address: dict[Path, str]) -> Table:
-    by_suffix = {file.suffix: file for file in files}
+def _table(name: str, files: list[Path], address: dict[Path, str]) -> Table:
+    by_suffix = {file.suffix: file for file in files if file.suffix in TABLES}
     html = rows = None
     if ".csv" in by_suffix:
         table = read_table(by_suffix[".csv"])
@@ -194,7 +195,7 @@ def _table(files: list[Path], address: dict[Path, str]) -> Table:
             html = table.to_html(index=False, border=0, na_rep="", float_format=lambda number: f"{number:.4g}")
     if ".md" in by_suffix:
         html = markdown2html(by_suffix[".md"].read_text())
-    return Table(files[0].stem, [address[file] for file in files], html, rows)
+    return Table(name, [address[file] for file in by_suffix.values()], html, rows)
 
 
 def _title(path: Path) -> str:

@@ -45,6 +45,8 @@ def small(tmp_path):
     picture.with_suffix(".pdf").write_bytes(b"")
     picture.with_suffix(".txt").write_text("EER of <squeezenet> (%). Bands: 95 %.\n")
     (folder / "squeezenet" / "short.csv").write_text("network,rate\nsqueezenet,0.25\n")
+    (folder / "squeezenet" / "arms").mkdir()
+    (folder / "squeezenet" / "arms" / "short.csv").write_text("network,rate\nsqueezenet,0.5\n")
     (folder / "squeezenet" / "long.csv").write_text("step\n" + "1\n" * 500)
     (folder / "squeezenet" / "claims.md").write_text("| claim | verdict |\n|---|---|\n| H1 | holds |\n")
     (folder / "squeezenet" / "claims.tex").write_text("\\begin{tabular}{ll}\\end{tabular}\n")
@@ -118,10 +120,10 @@ def test_a_folder_of_results_shows_captions_tables_and_how_they_came_about(small
     page = BeautifulSoup((site / "small/squeezenet-results.html").read_text(), "html.parser")
     assert page.figcaption.text == "EER of <squeezenet> (%). Bands: 95 %."
     assert page.img["alt"] == "EER of <squeezenet> (%)" and page.img["width"] == "455"  # 3.5 inches of 130 pixels
-    assert [table.find_all(["td"])[-1].text for table in page.find_all("table")] == ["holds", "0.25"]
+    assert [table.find_all(["td"])[-1].text for table in page.find_all("table")] == ["0.5", "holds", "0.25"]
     assert "500 rows" in page.text
     assert {link["href"] for link in page.find_all("a")} >= {f"../small/squeezenet/{name}" for name in (
-        "short.csv", "long.csv", "claims.md", "claims.tex", "manifest.json", "figures/eer.pdf", "figures/eer.png")}
+        "short.csv", "arms/short.csv", "long.csv", "claims.md", "claims.tex", "manifest.json", "figures/eer.pdf", "figures/eer.png")}
     assert [tag.text for tag in page.find_all("dd")] == ["000000000000-dirty", "torch 2", "P, 2 threads", "training 2.0 h", "manifest.json"]
 
 
