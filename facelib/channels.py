@@ -14,16 +14,26 @@ where one does not (sigmoid: 0.5), either its result multiplies a channel of the
 excite does, or what counts is the zero that is read.
 
 **Filters** are convolution output channels; outputs of linear layers are none, and stay.
+
+**Aligned storage.** Processors work on channels by eights and sixteens, and a layer of 61 filters may take longer than
+one of 64. So a graph can store layers at the next multiple of a number: some of the removed groups stay behind as
+*dead* filters, zero in all that makes them and all that reads them. Such a zero is exact and lasts: the gradient of what
+makes a dead channel passes through the zeros that read it; that of what reads it is a product with the channel's own zero,
+or is set to zero where it is not (after a sigmoid, 0.5 would be read). Dead filters change no output and no other gradient,
+and are never counted; which they are follows from `removed` and `multiple` alone.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +80,10 @@ class _Slot:
     def tensor(self) -> Tensor:
         return self.home[self.name]
 
+    def on_axes(self, values: list) -> list:
+        """Those of `values`, by number of a list of groups, that belong to the axes; None where an axis holds none."""
+        return [None if axis is None else values[axis] for axis in self.axes]
+
 
 @dataclass
 class _Layer:
@@ -81,6 +95,7 @@ class _Layer:
     outputs: Tensor | int
     original: int  # output channels when traced
     positions: int = 0
+    weight: _Slot | None = None
 
 
 def _shape_alone(value):
@@ -204,6 +219,7 @@ class _Walk(fx.Interpreter):
                             self.unite(one, other)
         layer = self.layers.setdefault(node.target, _Layer(module, kind, inputs, outputs, len(outputs)))
         layer.positions += positions
+        layer.weight = self.slots.get(id(module.weight))
         return layer.outputs
 
     # the rules: what an operation does to channels
@@ -330,13 +346,21 @@ def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor |
     tensor.data = cut
 
 
-def _leaving(parameter: nn.Parameter, counts: list[np.ndarray]) -> np.ndarray:
-    """Scalars of a parameter that leave with each group, which `counts` finds so many times along its axes."""
-    per_position = [parameter.numel() // parameter.shape[axis] for axis in range(len(counts))]
-    leaving = sum(count * scalars for count, scalars in zip(counts, per_position))
-    if len(counts) == 2:  # what stands at the crossing of a group with itself leaves once
-        leaving = leaving - counts[0] * counts[1] * (parameter.numel() // (parameter.shape[0] * parameter.shape[1]))
-    return leaving
+def _fill(tensor: Tensor, positions: list[LongTensor | None], value: float) -> None:
+    """Fills the positions of the first two axes (None: of that axis none) with a value, in place."""
+    for axis, where in enumerate(positions[:tensor.dim()]):
+        if where is not None:
+            tensor.index_fill_(axis, where.to(tensor.device), value)
+
+
+def _clear_gradient(positions: list[LongTensor | None], parameter: Tensor) -> None:
+    _fill(parameter.grad, positions, 0.0)
+
+
+def _where(groups: list[np.ndarray], which: np.ndarray) -> list[LongTensor | None]:
+    """The positions in each list of the groups of `which` (a flag by group id); None where there are none."""
+    found = [np.flatnonzero(which[ids]) for ids in groups]
+    return [torch.from_numpy(positions) if len(positions) else None for positions in found]
 
 
 class ChannelGraph:
@@ -347,6 +371,8 @@ class ChannelGraph:
     It is not changed by being traced; `remove` changes it in place.
     example: images (images, channels, height, width), of which only the shape counts.
     keep: names of layers whose channels may not be removed.
+    multiple: filters that leave are stored as dead ones as long as a layer is wider than the next multiple of this; see
+    `align`. Counts, tables and group ids are those of the network without them, whatever the multiple.
 
     Group ids are the same whenever the same architecture is traced, and survivors keep theirs when others leave, so
     that `removed` is all a fresh process needs: build, trace, `remove(removed)`, load the state_dict.
@@ -354,7 +380,7 @@ class ChannelGraph:
     Raises NotImplementedError for an operation whose effect on channels is not known, naming it and its line of code.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = ()):
+    def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = (), multiple: int = 1):
         walk = _Walk(network, example)
         for name in keep:
             if name not in walk.layers:
@@ -364,21 +390,25 @@ class ChannelGraph:
         self._batchnorm_after = walk.batchnorm_after
         self._layers = walk.layers
         self._slots = list(walk.slots.values())
-        self._lists: list[np.ndarray] = []  # of group ids, each different one once; slots and layers hold its number
+        self._traced: list[np.ndarray] = []  # lists of group ids, each different one once; slots and layers hold its number
         self._share_lists(walk.groups())
+        self._lists = self._stored = list(self._traced)  # what is left of them: without dead groups, and with
         self._prunable = np.zeros(walk.count, dtype=bool)  # by group id, as the network was traced
         for layer in self._convolutions().values():
             self._prunable[self._lists[layer.outputs]] = True
         self._prunable[FIXED] = False
         self._gone = np.zeros(walk.count, dtype=bool)
+        self._dead = np.zeros(walk.count, dtype=bool)  # gone, and stored as zeros
+        self._hooks: list = []
+        self._multiple = _checked_multiple(multiple)
 
     def _share_lists(self, groups: np.ndarray) -> None:
         numbers: dict[int, int] = {}
 
         def number(channels: Tensor | None) -> int | None:
             if channels is not None and id(channels) not in numbers:
-                numbers[id(channels)] = len(self._lists)
-                self._lists.append(groups[channels.numpy()])
+                numbers[id(channels)] = len(self._traced)
+                self._traced.append(groups[channels.numpy()])
             return None if channels is None else numbers[id(channels)]
 
         for slot in self._slots:
@@ -396,8 +426,8 @@ class ChannelGraph:
         Columns: kind (conv, pointwise, depthwise, grouped), depth, in_channels, out_channels (now),
         out_channels_original, kernel ("3x3"), prunable (whether any filter may leave).
         """
-        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": layer.module.in_channels,
-                 "out_channels": layer.module.out_channels, "out_channels_original": layer.original,
+        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": len(self._lists[layer.inputs]),
+                 "out_channels": len(self._lists[layer.outputs]), "out_channels_original": layer.original,
                  "kernel": "x".join(map(str, layer.module.kernel_size)),
                  "prunable": bool(self._prunable[self._lists[layer.outputs]].any())}
                 for depth, (name, layer) in enumerate(self._convolutions().items())]
@@ -416,7 +446,7 @@ class ChannelGraph:
         parameters = np.zeros(len(self._gone), dtype=np.int64)
         for slot in self._slots:
             if isinstance(slot.tensor, nn.Parameter):
-                parameters += _leaving(slot.tensor, [counts[axis] for axis in slot.axes if axis is not None])
+                parameters += self._leaving(slot, counts)
         names: dict[int, tuple[str, ...]] = {}
         for name, layer in convolutions.items():
             for group in set(self._lists[layer.outputs].tolist()):
@@ -433,12 +463,13 @@ class ChannelGraph:
     @property
     def filters(self) -> int:
         """Convolution output channels."""
-        return sum(layer.module.out_channels for layer in self._convolutions().values())
+        return sum(len(self._lists[layer.outputs]) for layer in self._convolutions().values())
 
     @property
     def parameters(self) -> int:
         """Scalars in the network's parameters."""
-        return sum(parameter.numel() for parameter in self._network.parameters())
+        dead = sum(slot.tensor.numel() - self._scalars(slot) for slot in self._slots if isinstance(slot.tensor, nn.Parameter))
+        return sum(parameter.numel() for parameter in self._network.parameters()) - dead
 
     @property
     def macs(self) -> int:
@@ -446,16 +477,42 @@ class ChannelGraph:
 
         Biases, batch normalisation, activations and pooling are not counted.
         """
-        return sum(layer.positions * layer.module.weight.numel() for layer in self._layers.values() if layer.positions)
+        return sum(layer.positions * self._scalars(layer.weight) for layer in self._layers.values() if layer.positions)
+
+    def _scalars(self, slot: _Slot) -> int:
+        """Scalars of a parameter, those of dead channels left out."""
+        sizes = [len(groups) for groups in slot.on_axes(self._lists) if groups is not None]
+        return self._scalars_per_channel(slot) * math.prod(sizes)
+
+    def _scalars_per_channel(self, slot: _Slot) -> int:
+        stored = [len(groups) for groups in slot.on_axes(self._stored) if groups is not None]
+        return slot.tensor.numel() // math.prod(stored)
+
+    def _leaving(self, slot: _Slot, counts: list[np.ndarray]) -> np.ndarray:
+        """Scalars of a parameter that leave with each group, which `counts` finds so many times in each list."""
+        each = self._scalars_per_channel(slot)
+        axes = [axis for axis in slot.axes if axis is not None]
+        if len(axes) == 1:
+            return counts[axes[0]] * each
+        rows, columns = axes  # what stands at the crossing of a group with itself leaves once
+        return (counts[rows] * len(self._lists[columns]) + counts[columns] * len(self._lists[rows])
+                - counts[rows] * counts[columns]) * each
 
     def filter_groups(self, layer: str) -> LongTensor:
         """Group id of each current output channel of a convolution (or batch normalisation); see `groups`.
 
         Ids that `groups` does not list may not be removed.
         """
-        if layer not in self._layers:
-            raise KeyError(f"the network has no layer '{layer}'; it has {', '.join(self._layers)}")
-        return torch.from_numpy(self._lists[self._layers[layer].outputs].copy())
+        return torch.from_numpy(self._lists[self._layer(layer).outputs].copy())
+
+    def live(self, layer: str) -> LongTensor:
+        """Positions of those filters, of `filter_groups`, in the layer's parameters: all of them if none is dead."""
+        return torch.from_numpy(np.flatnonzero(~self._dead[self._stored[self._layer(layer).outputs]]))
+
+    def _layer(self, name: str) -> _Layer:
+        if name not in self._layers:
+            raise KeyError(f"the network has no layer '{name}'; it has {', '.join(self._layers)}")
+        return self._layers[name]
 
     def batchnorm_after(self, layer: str) -> str | None:
         """Name of the batch normalisation that alone reads the convolution's output, or None."""
@@ -471,33 +528,101 @@ class ChannelGraph:
         Raises before anything is changed: ValueError when an id is unknown, already removed or may not be removed, when
         a layer would lose all its filters, or when the optimiser's state does not have the shape of its parameter.
         """
-        going = np.zeros_like(self._gone)
-        going[self._checked(group_ids)] = True
-        kept = [np.flatnonzero(~going[groups]) for groups in self._lists]
-        emptied = [name for name, layer in self._convolutions().items() if not len(kept[layer.outputs])]
+        gone = self._gone.copy()
+        gone[self._checked(group_ids)] = True
+        emptied = [name for name, layer in self._convolutions().items() if gone[self._traced[layer.outputs]].all()]
         if emptied:
             raise ValueError(f"no filter would be left in {', '.join(emptied)}; leave at least one group of each layer")
-        cuts = [torch.from_numpy(positions) if len(positions) < len(groups) else None  # None: nothing leaves
-                for positions, groups in zip(kept, self._lists)]
-        slots = [slot for slot in self._slots if any(axis is not None and cuts[axis] is not None for axis in slot.axes)]
+        self._store(gone, self._multiple, optimizer)
+
+    @property
+    def multiple(self) -> int:
+        """What the stored widths of layers are multiples of; 1 when no filter is dead."""
+        return self._multiple
+
+    def align(self, multiple: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Stores every layer that lost filters at the next multiple, or at its original width if that is less, in place.
+
+        The function of the network stays: removed groups come back as zeros, or leave for good (multiple 1, for
+        checkpoints and export). Coupled layers are widened together. A descriptor gets zeros at dead places.
+        optimizer: its state (momentum) goes with the parameters. All gradients are dropped.
+        Raises ValueError when multiple is less than 1, or when the optimiser's state does not have the shape of its parameter.
+        """
+        self._store(self._gone, _checked_multiple(multiple), optimizer)
+        self._multiple = multiple
+
+    @cached_property
+    def _families(self) -> list[tuple[np.ndarray, int]]:
+        """Groups that are made by the same convolutions: their ids, and how many filters each gives to a layer at least."""
+        filters: dict[int, tuple] = {}
+        for name, layer in self._convolutions().items():
+            for group, count in Counter(self._traced[layer.outputs].tolist()).items():
+                filters[group] = (*filters.get(group, ()), (name, count))
+        families: dict[tuple, list[int]] = {}
+        for group in np.flatnonzero(self._prunable).tolist():
+            families.setdefault(filters[group], []).append(group)
+        return [(np.array(ids), math.gcd(*(count for _, count in made))) for made, ids in families.items()]
+
+    def _to_die(self, gone: np.ndarray, multiple: int) -> np.ndarray:
+        """Which of the groups that are gone are stored: the last of each family, as many as lack to the next multiple."""
+        dead = np.zeros_like(gone)
+        for ids, filters in self._families if multiple > 1 else []:
+            step = multiple // math.gcd(multiple, filters)
+            left = len(ids) - int(gone[ids].sum())
+            lacking = min(len(ids), -(-left // step) * step) - left
+            if lacking:
+                dead[ids[gone[ids]][-lacking:]] = True
+        return dead
+
+    def _store(self, gone: np.ndarray, multiple: int, optimizer: torch.optim.Optimizer | None) -> None:
+        """Makes the stored parameters those of the groups that are not gone, and of the dead that the multiple asks for."""
+        dead = self._to_die(gone, multiple)
+        before, after = ~self._gone | self._dead, ~gone | dead
+        changed = before != after
+        stored, cuts = list(self._stored), [None] * len(self._stored)  # cuts: positions to take; None: all of them
+        for number, groups in enumerate(self._traced):
+            if changed[groups].any():
+                was, stays = before[groups], after[groups]
+                stored[number] = groups[stays]
+                take = (np.cumsum(was) - 1).clip(0)[stays]  # who comes back takes anything, and is filled with zeros
+                cuts[number] = torch.from_numpy(take.astype(np.int32))  # faster in index_select than int64
+        zeros = _where(stored, dead & ~self._dead) if dead.any() else [None] * len(stored)
+        slots = [slot for slot in self._slots
+                 if any(change is not None for change in (*slot.on_axes(cuts), *slot.on_axes(zeros)))]
         states = [optimizer.state.get(slot.tensor, {}) if optimizer else {} for slot in slots]
         for slot, state in zip(slots, states):
             self._check(slot, state)
         for parameter in self._network.parameters():
             parameter.grad = None
         for slot, state in zip(slots, states):
-            _cut_in_place(slot.tensor, *(None if axis is None else cuts[axis] for axis in slot.axes), state)
-        self._gone |= going
-        self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
+            if any(cut is not None for cut in slot.on_axes(cuts)):
+                _cut_in_place(slot.tensor, *slot.on_axes(cuts), state)
+            for value in (slot.tensor.data, *(value for value in state.values() if isinstance(value, Tensor))):
+                _fill(value, slot.on_axes(zeros), 1.0 if slot.name == "running_var" else 0.0)
+        self._gone, self._dead, self._stored = gone, dead, stored
+        self._lists = [groups[~dead[groups]] for groups in stored] if dead.any() else stored
         for layer in self._layers.values():
             if cuts[layer.inputs] is not None or cuts[layer.outputs] is not None:
-                _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
+                _resize(layer.module, len(stored[layer.inputs]), len(stored[layer.outputs]))
+        self._hook()
+
+    def _hook(self) -> None:
+        """Has the gradient of every weight that reads dead channels cleared there, after each backward pass."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        dead = _where(self._stored, self._dead) if self._dead.any() else []
+        for slot in self._slots if dead else []:
+            columns = slot.on_axes(dead)[1]
+            if columns is not None and slot.tensor.requires_grad:
+                clear = partial(_clear_gradient, [None, columns])
+                self._hooks.append(slot.tensor.register_post_accumulate_grad_hook(clear))
 
     def _check(self, slot: _Slot, state: dict) -> None:
         shape = slot.tensor.shape
         for axis, size in zip(slot.axes, shape):
-            if axis is not None and len(self._lists[axis]) != size:
-                raise ValueError(f"a {slot.name} has shape {tuple(shape)}, its channels are {len(self._lists[axis])}: "
+            if axis is not None and len(self._stored[axis]) != size:
+                raise ValueError(f"a {slot.name} has shape {tuple(shape)}, its channels are {len(self._stored[axis])}: "
                                  "the network was changed since it was traced; make a new ChannelGraph")
         for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != shape:
@@ -515,3 +640,9 @@ class ChannelGraph:
         if wrong := ids[self._gone[ids]].tolist():
             raise ValueError(f"already removed: group {str(wrong)[1:-1]}")
         return ids
+
+
+def _checked_multiple(multiple: int) -> int:
+    if multiple < 1:
+        raise ValueError(f"multiple: expected a whole number of at least 1, found {multiple}")
+    return multiple
