@@ -15,11 +15,12 @@ excite does, or what counts is the zero that is read.
 
 **Filters** are convolution output channels; outputs of linear layers are none, and stay.
 
-**Aligned storage.** Processors multiply matrices fastest when their sizes are multiples of 8 or so, which pruned layers rarely
-are. A graph with `multiple` above 1 stores each layer at the next multiple of it, by keeping some removed groups as *dead*
-filters: their weights, biases, gamma and beta are zero, and so is what is read from them; their gradients are set to zero before an
-optimiser sees them. The network computes what it would without them (up to rounding), they are never counted, and `drop_dead`
-removes them.
+**Aligned storage.** Processors work on channels by eights and sixteens, and a layer of 61 filters may take longer than
+one of 64. So a graph can store layers at the next multiple of a number: some of the removed groups stay behind as
+*dead* filters, zero in all that makes them and all that reads them. Such a zero is exact and lasts: the gradient of what
+makes a dead channel passes through the zeros that read it; that of what reads it is a product with the channel's own zero,
+or is set to zero where it is not (after a sigmoid, 0.5 would be read). Dead filters change no output and no other gradient,
+and are never counted; which they are follows from `removed` and `multiple` alone.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ import math
 import operator
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,10 @@ class _Slot:
     def tensor(self) -> Tensor:
         return self.home[self.name]
 
+    def on_axes(self, values: list) -> list:
+        """Those of `values`, by number of a list of groups, that belong to the axes; None where an axis holds none."""
+        return [None if axis is None else values[axis] for axis in self.axes]
+
 
 @dataclass
 class _Layer:
@@ -88,6 +95,7 @@ class _Layer:
     outputs: Tensor | int
     original: int  # output channels when traced
     positions: int = 0
+    weight: _Slot | None = None
 
 
 def _shape_alone(value):
@@ -211,6 +219,7 @@ class _Walk(fx.Interpreter):
                             self.unite(one, other)
         layer = self.layers.setdefault(node.target, _Layer(module, kind, inputs, outputs, len(outputs)))
         layer.positions += positions
+        layer.weight = self.slots.get(id(module.weight))
         return layer.outputs
 
     # the rules: what an operation does to channels
@@ -337,25 +346,21 @@ def _cut_in_place(tensor: Tensor, rows: LongTensor | None, columns: LongTensor |
     tensor.data = cut
 
 
-def _arrays(state: dict) -> list[Tensor]:
-    """The tensors in an optimiser's state of a parameter that are of its shape."""
-    return [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+def _fill(tensor: Tensor, positions: list[LongTensor | None], value: float) -> None:
+    """Fills the positions of the first two axes (None: of that axis none) with a value, in place."""
+    for axis, where in enumerate(positions[:tensor.dim()]):
+        if where is not None:
+            tensor.index_fill_(axis, where.to(tensor.device), value)
 
 
-def _zero(tensor: Tensor, axes: list[tuple[int, Tensor]]) -> None:
-    """Sets positions along axes to zero."""
-    with torch.no_grad():
-        for axis, positions in axes:
-            tensor.index_fill_(axis, positions, 0)
+def _clear_gradient(positions: list[LongTensor | None], parameter: Tensor) -> None:
+    _fill(parameter.grad, positions, 0.0)
 
 
-def _leaving(shape: list[int], counts: list[np.ndarray]) -> np.ndarray:
-    """Scalars of a parameter of this shape that leave with each group, which `counts` finds so many times along its axes."""
-    scalars = math.prod(shape)
-    leaving = sum(count * (scalars // shape[axis]) for axis, count in enumerate(counts))
-    if len(counts) == 2:  # what stands at the crossing of a group with itself leaves once
-        leaving = leaving - counts[0] * counts[1] * (scalars // (shape[0] * shape[1]))
-    return leaving
+def _where(groups: list[np.ndarray], which: np.ndarray) -> list[LongTensor | None]:
+    """The positions in each list of the groups of `which` (a flag by group id); None where there are none."""
+    found = [np.flatnonzero(which[ids]) for ids in groups]
+    return [torch.from_numpy(positions) if len(positions) else None for positions in found]
 
 
 class ChannelGraph:
@@ -366,7 +371,8 @@ class ChannelGraph:
     It is not changed by being traced; `remove` changes it in place.
     example: images (images, channels, height, width), of which only the shape counts.
     keep: names of layers whose channels may not be removed.
-    multiple: of filters, at which layers are stored once some have been removed (see "Aligned storage"); 1: as they are.
+    multiple: filters that leave are stored as dead ones as long as a layer is wider than the next multiple of this; see
+    `align`. Counts, tables and group ids are those of the network without them, whatever the multiple.
 
     Group ids are the same whenever the same architecture is traced, and survivors keep theirs when others leave, so
     that `removed` is all a fresh process needs: build, trace, `remove(removed)`, load the state_dict.
@@ -375,8 +381,6 @@ class ChannelGraph:
     """
 
     def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = (), multiple: int = 1):
-        if multiple < 1:
-            raise ValueError(f"multiple is a number of filters, at least 1, found {multiple}")
         walk = _Walk(network, example)
         for name in keep:
             if name not in walk.layers:
@@ -386,38 +390,25 @@ class ChannelGraph:
         self._batchnorm_after = walk.batchnorm_after
         self._layers = walk.layers
         self._slots = list(walk.slots.values())
-        self._lists: list[np.ndarray] = []  # of group ids, each different one once; slots and layers hold its number
+        self._traced: list[np.ndarray] = []  # lists of group ids, each different one once; slots and layers hold its number
         self._share_lists(walk.groups())
+        self._lists = self._stored = list(self._traced)  # what is left of them: without dead groups, and with
         self._prunable = np.zeros(walk.count, dtype=bool)  # by group id, as the network was traced
         for layer in self._convolutions().values():
             self._prunable[self._lists[layer.outputs]] = True
         self._prunable[FIXED] = False
         self._gone = np.zeros(walk.count, dtype=bool)
-        self._dead = np.zeros(walk.count, dtype=bool)  # gone, but still stored
-        self.multiple = multiple
-        self._families = self._find_families()
-        self._masks: dict[int, tuple] = {}  # by identity of a parameter: where its gradient stays zero, along two axes
-
-    def _find_families(self) -> list[tuple[np.ndarray, int]]:
-        """Groups with filters in the same layers, as many in each: their ids, and filters of one group in a layer."""
-        members: dict[tuple, list[int]] = {}
-        for name, layer in self._convolutions().items():
-            ids, counts = np.unique(self._lists[layer.outputs], return_counts=True)
-            for group, count in zip(ids.tolist(), counts.tolist()):
-                members.setdefault(group, []).append((name, count))
-        families: dict[tuple, list[int]] = {}
-        for group, where in members.items():
-            if self._prunable[group]:
-                families.setdefault(tuple(where), []).append(group)
-        return [(np.array(sorted(ids)), max(count for _, count in where)) for where, ids in families.items()]
+        self._dead = np.zeros(walk.count, dtype=bool)  # gone, and stored as zeros
+        self._hooks: list = []
+        self._multiple = _checked_multiple(multiple)
 
     def _share_lists(self, groups: np.ndarray) -> None:
         numbers: dict[int, int] = {}
 
         def number(channels: Tensor | None) -> int | None:
             if channels is not None and id(channels) not in numbers:
-                numbers[id(channels)] = len(self._lists)
-                self._lists.append(groups[channels.numpy()])
+                numbers[id(channels)] = len(self._traced)
+                self._traced.append(groups[channels.numpy()])
             return None if channels is None else numbers[id(channels)]
 
         for slot in self._slots:
@@ -435,8 +426,8 @@ class ChannelGraph:
         Columns: kind (conv, pointwise, depthwise, grouped), depth, in_channels, out_channels (now),
         out_channels_original, kernel ("3x3"), prunable (whether any filter may leave).
         """
-        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": self._alive(layer.inputs),
-                 "out_channels": self._alive(layer.outputs), "out_channels_original": layer.original,
+        rows = [{"layer": name, "kind": layer.kind, "depth": depth, "in_channels": len(self._lists[layer.inputs]),
+                 "out_channels": len(self._lists[layer.outputs]), "out_channels_original": layer.original,
                  "kernel": "x".join(map(str, layer.module.kernel_size)),
                  "prunable": bool(self._prunable[self._lists[layer.outputs]].any())}
                 for depth, (name, layer) in enumerate(self._convolutions().items())]
@@ -449,13 +440,13 @@ class ChannelGraph:
         Columns: filters and parameters (scalars) that leave with it as the network is now, layers (a tuple of the
         names of the convolutions that lose filters). Parameters where two groups cross are counted with both.
         """
-        counts = [np.bincount(groups[~self._dead[groups]], minlength=len(self._gone)) for groups in self._lists]
+        counts = [np.bincount(groups, minlength=len(self._gone)) for groups in self._lists]
         convolutions = self._convolutions()
         filters = sum(counts[layer.outputs] for layer in convolutions.values())
         parameters = np.zeros(len(self._gone), dtype=np.int64)
         for slot in self._slots:
             if isinstance(slot.tensor, nn.Parameter):
-                parameters += _leaving(self._alive_shape(slot), [counts[axis] for axis in slot.axes if axis is not None])
+                parameters += self._leaving(slot, counts)
         names: dict[int, tuple[str, ...]] = {}
         for name, layer in convolutions.items():
             for group in set(self._lists[layer.outputs].tolist()):
@@ -470,32 +461,14 @@ class ChannelGraph:
         return torch.from_numpy(np.flatnonzero(self._gone))
 
     @property
-    def dead(self) -> LongTensor:
-        """Sorted ids of the groups that were removed and are still stored, as zeros."""
-        return torch.from_numpy(np.flatnonzero(self._dead))
-
-    def _alive(self, number: int) -> int:
-        """Channels in a list that are not dead."""
-        return int(np.count_nonzero(~self._dead[self._lists[number]]))
-
-    def _alive_shape(self, slot: _Slot) -> list[int]:
-        """The shape of a parameter or buffer without what is dead."""
-        shape = list(slot.tensor.shape)
-        for axis, number in enumerate(slot.axes):
-            if number is not None:
-                shape[axis] = self._alive(number)
-        return shape
-
-    @property
     def filters(self) -> int:
         """Convolution output channels."""
-        return sum(self._alive(layer.outputs) for layer in self._convolutions().values())
+        return sum(len(self._lists[layer.outputs]) for layer in self._convolutions().values())
 
     @property
     def parameters(self) -> int:
         """Scalars in the network's parameters."""
-        dead = sum(slot.tensor.numel() - math.prod(self._alive_shape(slot)) for slot in self._slots
-                   if isinstance(slot.tensor, nn.Parameter))
+        dead = sum(slot.tensor.numel() - self._scalars(slot) for slot in self._slots if isinstance(slot.tensor, nn.Parameter))
         return sum(parameter.numel() for parameter in self._network.parameters()) - dead
 
     @property
@@ -504,151 +477,166 @@ class ChannelGraph:
 
         Biases, batch normalisation, activations and pooling are not counted.
         """
-        weights = {id(slot.tensor): math.prod(self._alive_shape(slot)) for slot in self._slots}
-        return sum(layer.positions * weights[id(layer.module.weight)] for layer in self._layers.values() if layer.positions)
+        return sum(layer.positions * self._scalars(layer.weight) for layer in self._layers.values() if layer.positions)
+
+    def _scalars(self, slot: _Slot) -> int:
+        """Scalars of a parameter, those of dead channels left out."""
+        sizes = [len(groups) for groups in slot.on_axes(self._lists) if groups is not None]
+        return self._scalars_per_channel(slot) * math.prod(sizes)
+
+    def _scalars_per_channel(self, slot: _Slot) -> int:
+        stored = [len(groups) for groups in slot.on_axes(self._stored) if groups is not None]
+        return slot.tensor.numel() // math.prod(stored)
+
+    def _leaving(self, slot: _Slot, counts: list[np.ndarray]) -> np.ndarray:
+        """Scalars of a parameter that leave with each group, which `counts` finds so many times in each list."""
+        each = self._scalars_per_channel(slot)
+        axes = [axis for axis in slot.axes if axis is not None]
+        if len(axes) == 1:
+            return counts[axes[0]] * each
+        rows, columns = axes  # what stands at the crossing of a group with itself leaves once
+        return (counts[rows] * len(self._lists[columns]) + counts[columns] * len(self._lists[rows])
+                - counts[rows] * counts[columns]) * each
 
     def filter_groups(self, layer: str) -> LongTensor:
-        """Group id of each stored output channel of a convolution (or batch normalisation); see `groups`.
+        """Group id of each current output channel of a convolution (or batch normalisation); see `groups`.
 
-        Ids that `groups` does not list may not be removed; those in `dead` stand for zeros.
+        Ids that `groups` does not list may not be removed.
         """
-        if layer not in self._layers:
-            raise KeyError(f"the network has no layer '{layer}'; it has {', '.join(self._layers)}")
-        return torch.from_numpy(self._lists[self._layers[layer].outputs].copy())
+        return torch.from_numpy(self._lists[self._layer(layer).outputs].copy())
+
+    def live(self, layer: str) -> LongTensor:
+        """Positions of those filters, of `filter_groups`, in the layer's parameters: all of them if none is dead."""
+        return torch.from_numpy(np.flatnonzero(~self._dead[self._stored[self._layer(layer).outputs]]))
+
+    def _layer(self, name: str) -> _Layer:
+        if name not in self._layers:
+            raise KeyError(f"the network has no layer '{name}'; it has {', '.join(self._layers)}")
+        return self._layers[name]
 
     def batchnorm_after(self, layer: str) -> str | None:
         """Name of the batch normalisation that alone reads the convolution's output, or None."""
         return self._batchnorm_after.get(layer)
 
-    def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None, stored=None) -> None:
+    def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Removes groups of filters from the network, in place.
 
         group_ids: integers, from the index of `groups`.
         optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects and
         keep memory layout, requires_grad and hooks; all gradients are dropped (None).
-        stored: removed groups to keep as dead filters, as `dead` gave them: restores a network exactly as it was stored.
-        By default as many as `multiple` asks for.
 
         Raises before anything is changed: ValueError when an id is unknown, already removed or may not be removed, when
         a layer would lose all its filters, or when the optimiser's state does not have the shape of its parameter.
         """
-        going = np.zeros_like(self._gone)
-        going[self._checked(group_ids)] = True
-        alive = ~(going | self._dead)
-        emptied = [name for name, layer in self._convolutions().items() if not alive[self._lists[layer.outputs]].any()]
+        gone = self._gone.copy()
+        gone[self._checked(group_ids)] = True
+        emptied = [name for name, layer in self._convolutions().items() if gone[self._traced[layer.outputs]].all()]
         if emptied:
             raise ValueError(f"no filter would be left in {', '.join(emptied)}; leave at least one group of each layer")
-        if stored is None:
-            dead = self._padding(going)
-        else:
-            dead = np.zeros_like(going)
-            dead[np.asarray(stored)] = True
-            if (dead & ~(going | self._dead)).any():
-                raise ValueError("stored: expected groups that are removed now or were dead before")
-        self._cut((going | self._dead) & ~dead, optimizer)
-        self._gone |= going
-        self._kill(dead, optimizer)
+        self._store(gone, self._multiple, optimizer)
 
-    def drop_dead(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Removes the dead filters for good: the network is the exact one, of the same function up to rounding."""
-        self._cut(self._dead, optimizer)
-        self._kill(np.zeros_like(self._dead), optimizer)
+    @property
+    def multiple(self) -> int:
+        """What the stored widths of layers are multiples of; 1 when no filter is dead."""
+        return self._multiple
+
+    def align(self, multiple: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Stores every layer that lost filters at the next multiple, or at its original width if that is less, in place.
+
+        The function of the network stays: removed groups come back as zeros, or leave for good (multiple 1, for
+        checkpoints and export). Coupled layers are widened together. A descriptor gets zeros at dead places.
+        optimizer: its state (momentum) goes with the parameters. All gradients are dropped.
+        Raises ValueError when multiple is less than 1, or when the optimiser's state does not have the shape of its parameter.
+        """
+        self._store(self._gone, _checked_multiple(multiple), optimizer)
+        self._multiple = multiple
 
     def exact(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors by the network's names (its state_dict, or momentum) without what is dead, as checkpoints hold them."""
-        found = dict(tensors)
-        for name, slot, alive in self._named_slots(tensors):
-            for axis, positions in alive:
-                found[name] = found[name].index_select(axis, positions.to(found[name].device))
-        return found
-
-    def padded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `exact`: zeros where the network as it is stored has dead filters."""
-        found = dict(tensors)
-        for name, slot, alive in self._named_slots(tensors):
-            for axis, positions in alive:
-                size = [*found[name].shape]
-                size[axis] = slot.tensor.shape[axis]
-                found[name] = found[name].new_zeros(size).index_copy_(axis, positions.to(found[name].device), found[name])
-        return found
-
-    def _named_slots(self, tensors: dict[str, Tensor]):
-        """Name, slot and, for every axis with dead channels, the positions that are not, of the tensors that have some."""
+        """Tensors by the network's names (its state_dict, or momentum) without what is dead, as exact storage has them."""
         if not self._dead.any():
-            return
+            return dict(tensors)
+        live = _where(self._stored, ~self._dead)
         slots = {id(slot.tensor): slot for slot in self._slots}
-        alive = [torch.from_numpy(np.flatnonzero(~self._dead[groups])) for groups in self._lists]
+        found = dict(tensors)
         for name, tensor in self._network.state_dict(keep_vars=True).items():
-            slot = slots.get(id(tensor))
-            if slot is not None and name in tensors:
-                axes = [(axis, alive[number]) for axis, number in enumerate(slot.axes) if number is not None]
-                yield name, slot, [(axis, positions) for axis, positions in axes if len(positions) < slot.tensor.shape[axis]]
+            if name in found and id(tensor) in slots:
+                for axis, positions in enumerate(slots[id(tensor)].on_axes(live)):
+                    if positions is not None:
+                        found[name] = found[name].index_select(axis, positions.to(found[name].device))
+        return found
 
-    def __deepcopy__(self, memo: dict) -> ChannelGraph:
-        """A graph of a copied network: what keeps gradients zero is not copied with the parameters, so it is set up anew."""
-        other = memo[id(self)] = object.__new__(ChannelGraph)
-        vars(other).update({name: {} if name == "_masks" else copy.deepcopy(value, memo) for name, value in vars(self).items()})
-        other._kill(other._dead, None)
-        return other
+    @cached_property
+    def _families(self) -> list[tuple[np.ndarray, int]]:
+        """Groups that are made by the same convolutions: their ids, and how many filters each gives to a layer at least."""
+        filters: dict[int, tuple] = {}
+        for name, layer in self._convolutions().items():
+            for group, count in Counter(self._traced[layer.outputs].tolist()).items():
+                filters[group] = (*filters.get(group, ()), (name, count))
+        families: dict[tuple, list[int]] = {}
+        for group in np.flatnonzero(self._prunable).tolist():
+            families.setdefault(filters[group], []).append(group)
+        return [(np.array(ids), math.gcd(*(count for _, count in made))) for made, ids in families.items()]
 
-    def _padding(self, going: np.ndarray) -> np.ndarray:
-        """The removed groups that are stored as zeros, so that layers are as wide as the next multiple; dead ones first."""
-        dead = np.zeros_like(going)
-        if self.multiple == 1:
-            return dead
-        gone = self._gone | going
-        for ids, filters in self._families:
-            step = self.multiple // math.gcd(self.multiple, filters)  # groups that make a multiple of filters
-            lacking = -int(np.count_nonzero(~gone[ids])) % step
-            spare = ids[self._dead[ids] | going[ids]]
-            dead[spare[np.argsort(~self._dead[spare], kind="stable")][:lacking]] = True
+    def _to_die(self, gone: np.ndarray, multiple: int) -> np.ndarray:
+        """Which of the groups that are gone are stored: the last of each family, as many as lack to the next multiple."""
+        dead = np.zeros_like(gone)
+        for ids, filters in self._families if multiple > 1 else []:
+            step = multiple // math.gcd(multiple, filters)
+            left = len(ids) - int(gone[ids].sum())
+            lacking = min(len(ids), -(-left // step) * step) - left
+            if lacking:
+                dead[ids[gone[ids]][-lacking:]] = True
         return dead
 
-    def _cut(self, leaving: np.ndarray, optimizer: torch.optim.Optimizer | None) -> None:
-        """Takes the channels of these groups out of parameters, buffers, the optimiser's state and the lists."""
-        kept = [np.flatnonzero(~leaving[groups]) for groups in self._lists]
-        cuts = [torch.from_numpy(positions) if len(positions) < len(groups) else None  # None: nothing leaves
-                for positions, groups in zip(kept, self._lists)]
-        slots = [slot for slot in self._slots if any(axis is not None and cuts[axis] is not None for axis in slot.axes)]
+    def _store(self, gone: np.ndarray, multiple: int, optimizer: torch.optim.Optimizer | None) -> None:
+        """Makes the stored parameters those of the groups that are not gone, and of the dead that the multiple asks for."""
+        dead = self._to_die(gone, multiple)
+        before, after = ~self._gone | self._dead, ~gone | dead
+        changed = before != after
+        stored, cuts = list(self._stored), [None] * len(self._stored)  # cuts: positions to take; None: all of them
+        for number, groups in enumerate(self._traced):
+            if changed[groups].any():
+                was, stays = before[groups], after[groups]
+                stored[number] = groups[stays]
+                take = (np.cumsum(was) - 1).clip(0)[stays]  # who comes back takes anything, and is filled with zeros
+                cuts[number] = torch.from_numpy(take.astype(np.int32))  # faster in index_select than int64
+        zeros = _where(stored, dead & ~self._dead) if dead.any() else [None] * len(stored)
+        slots = [slot for slot in self._slots
+                 if any(change is not None for change in (*slot.on_axes(cuts), *slot.on_axes(zeros)))]
         states = [optimizer.state.get(slot.tensor, {}) if optimizer else {} for slot in slots]
         for slot, state in zip(slots, states):
             self._check(slot, state)
         for parameter in self._network.parameters():
             parameter.grad = None
         for slot, state in zip(slots, states):
-            _cut_in_place(slot.tensor, *(None if axis is None else cuts[axis] for axis in slot.axes), state)
-        self._lists = [groups[positions] for groups, positions in zip(self._lists, kept)]
+            if any(cut is not None for cut in slot.on_axes(cuts)):
+                _cut_in_place(slot.tensor, *slot.on_axes(cuts), state)
+            for value in (slot.tensor.data, *(value for value in state.values() if isinstance(value, Tensor))):
+                _fill(value, slot.on_axes(zeros), 1.0 if slot.name == "running_var" else 0.0)
+        self._gone, self._dead, self._stored = gone, dead, stored
+        self._lists = [groups[~dead[groups]] for groups in stored] if dead.any() else stored
         for layer in self._layers.values():
             if cuts[layer.inputs] is not None or cuts[layer.outputs] is not None:
-                _resize(layer.module, len(self._lists[layer.inputs]), len(self._lists[layer.outputs]))
+                _resize(layer.module, len(stored[layer.inputs]), len(stored[layer.outputs]))
+        self._hook()
 
-    def _kill(self, dead: np.ndarray, optimizer: torch.optim.Optimizer | None) -> None:
-        """Makes these groups the dead ones: zero, and zero they stay."""
-        self._dead = dead
-        if not dead.any() and not self._masks:
-            return
-        where = [torch.from_numpy(np.flatnonzero(dead[groups])) for groups in self._lists]
-        for slot in self._slots:
-            axes = [(axis, where[number].to(slot.tensor.device)) for axis, number in enumerate(slot.axes)
-                    if number is not None and len(where[number])]
-            for tensor in [slot.tensor.data, *_arrays(optimizer.state.get(slot.tensor, {}) if optimizer else {})]:
-                _zero(tensor, axes)
-            if isinstance(slot.tensor, nn.Parameter):
-                self._mask(slot.tensor, axes)
-
-    def _mask(self, parameter: nn.Parameter, axes: list[tuple[int, Tensor]]) -> None:
-        """Keeps a parameter's gradient zero there, from the next backward pass on."""
-        if id(parameter) not in self._masks and axes and parameter.requires_grad:
-            masks, key = self._masks, id(parameter)
-            parameter.register_post_accumulate_grad_hook(lambda changed: _zero(changed.grad, masks[key]))
-        if id(parameter) in self._masks or axes:
-            self._masks[id(parameter)] = axes
+    def _hook(self) -> None:
+        """Has the gradient of every weight that reads dead channels cleared there, after each backward pass."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        dead = _where(self._stored, self._dead) if self._dead.any() else []
+        for slot in self._slots if dead else []:
+            columns = slot.on_axes(dead)[1]
+            if columns is not None and slot.tensor.requires_grad:
+                clear = partial(_clear_gradient, [None, columns])
+                self._hooks.append(slot.tensor.register_post_accumulate_grad_hook(clear))
 
     def _check(self, slot: _Slot, state: dict) -> None:
         shape = slot.tensor.shape
         for axis, size in zip(slot.axes, shape):
-            if axis is not None and len(self._lists[axis]) != size:
-                raise ValueError(f"a {slot.name} has shape {tuple(shape)}, its channels are {len(self._lists[axis])}: "
+            if axis is not None and len(self._stored[axis]) != size:
+                raise ValueError(f"a {slot.name} has shape {tuple(shape)}, its channels are {len(self._stored[axis])}: "
                                  "the network was changed since it was traced; make a new ChannelGraph")
         for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != shape:
@@ -666,3 +654,9 @@ class ChannelGraph:
         if wrong := ids[self._gone[ids]].tolist():
             raise ValueError(f"already removed: group {str(wrong)[1:-1]}")
         return ids
+
+
+def _checked_multiple(multiple: int) -> int:
+    if multiple < 1:
+        raise ValueError(f"multiple: expected a whole number of at least 1, found {multiple}")
+    return multiple

@@ -29,6 +29,7 @@ class Filters:
     batchnorm: nn.BatchNorm2d | None  # directly after the convolution
     random: torch.Generator
     activation: Tensor | None = field(default=None, repr=False)  # output after batch normalisation, (images, filters, h, w)
+    live: Tensor | slice = field(default_factory=lambda: slice(None))  # where filters are not dead, see ChannelGraph.align
 
 
 def taylor_weight(filters: Filters) -> Tensor:
@@ -69,9 +70,11 @@ def magnitude(filters: Filters) -> Tensor:
 
 
 def random(filters: Filters) -> Tensor:
-    """Uniform random numbers: what any criterion has to beat."""
+    """Uniform random numbers: what any criterion has to beat. The same ones whether or not dead filters stand between."""
     weight = filters.convolution.weight
-    return torch.rand(len(weight), generator=filters.random).to(weight.device)
+    scores = torch.zeros(len(weight))
+    scores[filters.live] = torch.rand(len(scores[filters.live]), generator=filters.random)
+    return scores.to(weight.device)
 
 
 CRITERIA = {f.__name__: f for f in (taylor_weight, taylor_gate, taylor_activation, magnitude, random)}
@@ -100,8 +103,8 @@ class Importance:
         self.graph, self.criterion = graph, CRITERIA[criterion]
         modules = dict(network.named_modules())
         generator = torch.Generator().manual_seed(seed)
-        self.filters = [Filters(layer, modules[layer], modules.get(graph.batchnorm_after(layer)), generator)
-                        for layer in graph.layers.index]
+        self.filters = [Filters(layer, modules[layer], modules.get(graph.batchnorm_after(layer)), generator,
+                                live=graph.live(layer)) for layer in graph.layers.index]
         self.sums = [0.0] * len(self.filters)
         self.batches = 0
         self.hooks = []
@@ -138,8 +141,6 @@ class Importance:
             if not torch.isfinite(total).all():
                 raise ScoreError(f"the scores of {filters.layer} are not finite: its gradients are NaN or infinite")
         ids = torch.cat([self.graph.filter_groups(filters.layer) for filters in self.filters])
-        values = torch.cat([total.double().cpu() for total in self.sums]) / self.batches
-        alive = ~torch.isin(ids, self.graph.dead)
-        groups, inverse = ids[alive].unique(return_inverse=True)
-        values = values[alive]
+        values = torch.cat([total.double().cpu()[filters.live] for filters, total in zip(self.filters, self.sums)]) / self.batches
+        groups, inverse = ids.unique(return_inverse=True)
         return groups, torch.zeros(len(groups), dtype=torch.float64).index_add_(0, inverse, values)

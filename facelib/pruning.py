@@ -199,9 +199,9 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
         tensors, saved = load_checkpoint(path)
         if saved["schedule"] != asdict(schedule):
             raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its folder")
-        graph.remove(tensors["removed"], optimizer, stored=tensors["dead"])
-        network.load_state_dict(graph.padded(under("network", tensors)))
-        load_momentum(optimizer, network, graph.padded(under("momentum", tensors)))
+        graph.remove(tensors["removed"], optimizer)
+        network.load_state_dict(under("network", tensors))
+        load_momentum(optimizer, network, under("momentum", tensors))
         first, precision, curve, layers = saved["step"] + 1, saved["precision"], saved["curve"], saved["layers"]
     else:
         first, precision = 0, choose_precision(network, recipe)
@@ -236,9 +236,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                 save_network(folder / f"{schedule.stage}-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
                 row = rows.iloc[0]
                 bar.set_postfix_str(f"{graph.filters} filters, {row['pair']} {row['metric']} {row['value']:.4f}", refresh=False)
-            save_checkpoint(path, prefixed("network", graph.exact(network.state_dict()))
-                            | prefixed("momentum", graph.exact(momentum(optimizer, network)))
-                            | {"removed": graph.removed, "dead": graph.dead},
+            save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
+                            | {"removed": graph.removed},
                             {"network": network.config, "schedule": asdict(schedule), "step": step, "precision": precision,
                              "curve": curve, "layers": layers})
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
@@ -301,8 +300,9 @@ def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_des
 def load(path: Path, multiple: int = 1) -> tuple[FaceNetwork, ChannelGraph]:
     """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit. multiple: as in
     `Schedule`; above 1, they are the same up to rounding."""
-    network, graph, tensors = _rebuilt(path, multiple)
-    network.load_state_dict(graph.padded(under("network", tensors)))
+    network, graph, tensors = _rebuilt(path)
+    network.load_state_dict(under("network", tensors))
+    graph.align(multiple)
     return network, graph
 
 
@@ -312,14 +312,15 @@ def fresh(path: Path, seed: int, multiple: int = 1) -> tuple[FaceNetwork, Channe
     The draw is that of the seed and of nothing else; it is not the one the pruned network once started from.
     """
     torch.manual_seed(seed_of(seed, 5))
-    network, graph, _ = _rebuilt(path, multiple)
+    network, graph, _ = _rebuilt(path)
+    graph.align(multiple)
     return network, graph
 
 
-def _rebuilt(path: Path, multiple: int) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor]]:
+def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor]]:
     tensors, saved = load_checkpoint(path)
     network = networks.build(**saved["network"]).eval()
-    graph = graph_of(network, saved["keep_descriptor"], multiple)
+    graph = graph_of(network, saved["keep_descriptor"])
     graph.remove(tensors["removed"])
     return network, graph, tensors
 
@@ -332,7 +333,8 @@ def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validati
     They stay as folder/fine-tuned-STEP.safetensors, for `load`. Returns the tables of stage "fine-tuned". Resumable, as
     training is. Raises ValueError when a share was not evaluated.
     """
-    return _retrain("fine-tuned", lambda path: load(path, schedule.multiple), folder, shares, training, validation, schedule, recipe, evaluate, seed)
+    return _retrain("fine-tuned", lambda path: load(path, schedule.multiple), folder, shares, training, validation, schedule,
+                    recipe, evaluate, seed)
 
 
 def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
@@ -342,8 +344,8 @@ def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, valid
 
     Returns the tables of stage "from-scratch"; else as `fine_tune`.
     """
-    return _retrain("from-scratch", lambda path: fresh(path, seed, schedule.multiple), folder, shares, training, validation, schedule, recipe,
-                    evaluate, seed)
+    return _retrain("from-scratch", lambda path: fresh(path, seed, schedule.multiple), folder, shares, training, validation,
+                    schedule, recipe, evaluate, seed)
 
 
 def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, shares: Sequence[float],
