@@ -98,8 +98,8 @@ def correlations(scores: pd.DataFrame, changes: pd.Series, layers: pd.Series, re
 
     layers: the layer of each group, by group id. One row for each criterion, what it is held `against` ("absolute
     change", whose ranks are also those of its square, or "signed change") and `over` what ("all groups", or "layers":
-    the median of the layers' own rhos; of layers with at least three groups). Columns criterion, against, over, rho,
-    ci_low, ci_high (95 %, percentiles; groups are drawn again, within their layers for "layers"), groups, layers.
+    the median of the layers' own rhos: of layers with three groups or more that differ). Columns criterion, against, over, rho,
+    ci_low, ci_high (95 %, percentiles; drawn again are groups, or for "layers" whole layers), groups, layers.
     """
     scores, layers = scores.loc[changes.index], layers.loc[changes.index]
     positions = [np.flatnonzero(layers == layer) for layer in layers.unique()]
@@ -107,22 +107,22 @@ def correlations(scores: pd.DataFrame, changes: pd.Series, layers: pd.Series, re
     rows = []
     for criterion in scores:
         for against, truth in (("absolute change", changes.abs()), ("signed change", changes)):
-            pairs = np.stack([scores[criterion], truth])
-            for over, strata in (("all groups", [np.arange(len(changes))]), ("layers", positions)):
-                random = np.random.default_rng(seed)
-                rhos = np.array([_rhos(pairs[:, found], resamples, random) for found in strata])  # (strata, 1 + resamples)
-                rho, *drawn = np.nanmedian(rhos, axis=0)
-                low, high = np.nanpercentile(drawn, [2.5, 97.5])
-                rows.append({"criterion": criterion, "against": against, "over": over, "rho": rho, "ci_low": low,
-                             "ci_high": high, "groups": sum(map(len, strata)), "layers": len(positions)})
+            pairs, random = np.stack([scores[criterion], truth]), np.random.default_rng(seed)
+            whole = random.integers(0, len(changes), (resamples, len(changes)))
+            rhos = np.array([_rho(pairs[:, found]) for found in positions])
+            rhos = rhos[np.isfinite(rhos)]
+            drawn = rhos[random.integers(0, len(rhos), (resamples, len(rhos)))]
+            for over, rho, draws in (("all groups", _rho(pairs), _rho(pairs[:, whole])),
+                                     ("layers", np.median(rhos), np.median(drawn, axis=1))):
+                low, high = np.nanpercentile(draws, [2.5, 97.5])
+                rows.append({"criterion": criterion, "against": against, "over": over, "rho": float(rho), "ci_low": low,
+                             "ci_high": high, "groups": len(changes), "layers": len(rhos)})
     return pd.DataFrame(rows)
 
 
-def _rhos(pairs: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
-    """Spearman's rho of two rows of values, then of `resamples` bootstrap draws; NaN where one is constant."""
-    number = pairs.shape[1]
-    draws = np.vstack([np.arange(number), random.integers(0, number, (resamples, number))])
-    one, other = rankdata(pairs[:, draws], axis=2)
-    one, other = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (one, other))
+def _rho(pairs: np.ndarray) -> np.ndarray:
+    """Spearman's rho along the last axis of pairs (2, ..., groups); NaN where one of both is constant."""
+    one, other = rankdata(pairs, axis=-1)
+    one, other = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (one, other))
     with np.errstate(invalid="ignore"):
-        return (one * other).sum(axis=1) / np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+        return (one * other).sum(axis=-1) / np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))

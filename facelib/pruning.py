@@ -25,8 +25,18 @@ from facelib.networks import FaceNetwork
 from facelib.progress import progress
 from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
 from facelib.training import (
-    Recipe, backward, check_finite, check_state, choose_precision, device, keep_freed_memory, load_momentum, momentum,
-    optimizer_for, seed_of, train,
+    Recipe,
+    backward,
+    check_finite,
+    check_state,
+    choose_precision,
+    device,
+    keep_freed_memory,
+    load_momentum,
+    momentum,
+    optimizer_for,
+    seed_of,
+    train,
 )
 
 # of a network after a step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
@@ -100,7 +110,7 @@ class Schedule:
         return "control" if self.criterion == "none" else "pruned"
 
     def passes(self, step: int, batches: int) -> list[tuple[int, bool, bool]]:
-        """The passes of a step over so many mini-batches each: the first one's number, and whether it updates and scores."""
+        """The passes of a step over so many mini-batches each: the first one's number, whether it updates, and scores."""
         if self.scoring == "training":
             return [((step - 1) * batches, self.learning_rate > 0, True)]
         return [((2 * step - 2) * batches, True, False), ((2 * step - 1) * batches, False, True)]
@@ -147,8 +157,8 @@ def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], 
 
     number = bisect_left(range(len(order) + 1), count, key=removed)
     if number > len(order):
-        raise ValueError(f"asked to remove {count} {unit}, but only {removed(len(order))} can go while every layer keeps "
-                         f"{minimum} filters")
+        raise ValueError(f"asked to remove {count} {unit}, but only {removed(len(order))} can go while every layer "
+                         f"keeps {minimum} filters")
     return order[:number]
 
 
@@ -174,7 +184,8 @@ def ranked(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], 
 def _outline(network: FaceNetwork, graph: ChannelGraph) -> tuple[FaceNetwork, ChannelGraph]:
     """Copies of a network and its graph whose tensors have shapes but no values."""
     shapes = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in network.parameters()}
-    return copy.deepcopy((network, graph), shapes | {id(b): torch.empty_like(b, device="meta") for b in network.buffers()})
+    shapes |= {id(b): torch.empty_like(b, device="meta") for b in network.buffers()}
+    return copy.deepcopy((network, graph), shapes)
 
 
 def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int,
@@ -198,7 +209,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     if path.exists():
         tensors, saved = load_checkpoint(path)
         if saved["schedule"] != asdict(schedule):
-            raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its folder")
+            raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its "
+                             "folder")
         graph.remove(tensors["removed"], optimizer)
         network.load_state_dict(under("network", tensors))
         load_momentum(optimizer, network, under("momentum", tensors))
@@ -228,18 +240,20 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
             check_state(network, f"{schedule.stage} step {step}", path)
             if schedule.evaluated(step):
                 if schedule.reestimate_batches:
-                    reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0, schedule.reestimate_batches))
+                    reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0,
+                                                         schedule.reestimate_batches))
                 found = {"step": step} | size_columns(network, graph)
                 rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
                 save_network(folder / f"{schedule.stage}-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
                 row = rows.iloc[0]
-                bar.set_postfix_str(f"{graph.filters} filters, {row['pair']} {row['metric']} {row['value']:.4f}", refresh=False)
-            save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
-                            | {"removed": graph.removed},
-                            {"network": network.config, "schedule": asdict(schedule), "step": step, "precision": precision,
-                             "curve": curve, "layers": layers})
+                bar.set_postfix_str(f"{graph.filters} filters, {row['pair']} {row['metric']} {row['value']:.4f}",
+                                    refresh=False)
+            tensors = prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
+            save_checkpoint(path, tensors | {"removed": graph.removed},
+                            {"network": network.config, "schedule": asdict(schedule), "step": step,
+                             "precision": precision, "curve": curve, "layers": layers})
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
@@ -348,9 +362,9 @@ def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, valid
                     schedule, recipe, evaluate, seed)
 
 
-def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, shares: Sequence[float],
-             training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate,
-             seed: int) -> Tables:
+def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path,
+             shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe,
+             evaluate: Evaluate, seed: int) -> Tables:
     curve, layers = [], []
     for share in progress(shares, stage, unit="networks"):
         step = round(share / schedule.step_share)

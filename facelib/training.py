@@ -207,7 +207,8 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     Writes folder/training.safetensors after every epoch and goes on from it when it is there; a finished training is
     not repeated. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
     validation_accuracy (a fraction), images_per_second, precision.
-    Raises TrainingError when the loss, a gradient or the network is no longer finite, ValueError when the network classifies other subjects.
+    Raises TrainingError when the loss, a gradient or the network is no longer finite, ValueError when the network
+    classifies other subjects.
     """
     names = sorted(set(training.subjects))
     if len(names) != network.config["subjects"]:

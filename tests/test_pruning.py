@@ -166,7 +166,7 @@ def test_both_arms_see_the_same_mini_batches(blobs, tmp_path, monkeypatch):
 
 
 def test_fine_tuned_control_keeps_its_criterion(control, blobs):
-    learning, test = split_subjects(blobs, 0.25)
+    learning, _ = split_subjects(blobs, 0.25)
     learning, validation = hold_out_images(learning, 0.1, 0)
     steps = []
 
