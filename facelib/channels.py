@@ -632,6 +632,14 @@ class ChannelGraph:
                 clear = partial(_clear_gradient, [None, columns])
                 self._hooks.append(slot.tensor.register_post_accumulate_grad_hook(clear))
 
+    def __deepcopy__(self, memo: dict) -> ChannelGraph:
+        """The graph of a copied network. Hooks are not copied with parameters, so they are made anew."""
+        other = memo[id(self)] = object.__new__(ChannelGraph)
+        vars(other).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items() if name != "_hooks"})
+        other._hooks = []
+        other._hook()
+        return other
+
     def _check(self, slot: _Slot, state: dict) -> None:
         shape = slot.tensor.shape
         for axis, size in zip(slot.axes, shape):

@@ -45,9 +45,9 @@ class Gated(nn.Module):
 
 # name: how to build it, side of the images
 NETWORKS = {
-    "squeezenet": (lambda: build("squeezenet", 5, 32), 32),
-    "mobilenetv2": (lambda: build("mobilenetv2", 5, 32), 32),
-    "resnet50": (lambda: build("resnet50", 5, 32), 32),
+    "squeezenet": (lambda: build("squeezenet", 5, 32, 2), 32),
+    "mobilenetv2": (lambda: build("mobilenetv2", 5, 32, 2), 32),
+    "resnet50": (lambda: build("resnet50", 5, 32, 2), 32),
     "gated": (Gated, 8),
 }
 
@@ -118,19 +118,19 @@ def test_aligned_training_is_the_exact_networks_and_dead_filters_stay_zero(name)
     (exact, _, optimizer), (aligned, aligned_graph, aligned_optimizer), batch = twins(name)
     assert_dead_are_zero(aligned, aligned_graph, aligned_optimizer)
     assert relative_difference(aligned(batch), exact(batch)) < 1e-10
-    train(exact, optimizer, batch, 3)
-    train(aligned, aligned_optimizer, batch, 3)
+    train(exact, optimizer, batch, 2)
+    train(aligned, aligned_optimizer, batch, 2)
     assert_dead_are_zero(aligned, aligned_graph, aligned_optimizer)
     assert relative_difference(aligned(batch), exact(batch)) < 1e-10
     aligned_graph.align(1, aligned_optimizer)
     assert not any(dead.any() for _, dead, _ in dead_parts(aligned, aligned_graph))
-    for (key, one), other in zip(exact.named_parameters(), aligned.parameters()):
+    for one, other in zip(exact.parameters(), aligned.parameters()):
         assert one.shape == other.shape
-        torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-10, msg=key)
+        assert relative_difference(other, one) < 1e-8
         momentum, again = optimizer.state[one]["momentum_buffer"], aligned_optimizer.state[other]["momentum_buffer"]
-        torch.testing.assert_close(again, momentum, rtol=1e-8, atol=1e-10, msg=key)
+        assert relative_difference(again, momentum) < 1e-5  # small where batch normalisation cancels it
     for one, other in zip(exact.buffers(), aligned.buffers()):
-        torch.testing.assert_close(other, one, rtol=1e-8, atol=1e-10)
+        assert relative_difference(other.double(), one.double()) < 1e-8
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -188,10 +188,13 @@ def test_a_sigmoid_gives_a_dead_filter_no_gradient():
     assert network.last.out_channels == 21 and int(dead.sum()) == 3
     network(batch).square().sum().backward()
     assert (network.read.weight.grad[:, dead] == 0).all() and (network.read.weight.grad[:, ~dead] != 0).any()
-    for hook in graph._hooks:
-        hook.remove()
-    network(batch).square().sum().backward()
-    assert (network.read.weight.grad[:, dead] != 0).all()
+    copied, _ = copy.deepcopy((network, graph))  # copied with its graph, it clears the gradient; alone, it does not
+    alone = copy.deepcopy(network)
+    for other in (copied, alone):
+        other.zero_grad()
+        other(batch).square().sum().backward()
+    assert torch.equal(copied.read.weight.grad, network.read.weight.grad)
+    assert (alone.read.weight.grad[:, dead] != 0).all()
 
 
 @pytest.mark.parametrize("network", [Plain, Residual, Joined, Depthwise])
@@ -215,19 +218,20 @@ def test_goes_one_by_one_equal_all_at_once_for_any_multiple(network):
 
 
 def test_removal_one_step_after_another_while_training():
-    network, batch, _, groups = made("mobilenetv2", share=0.6)
-    exact = copy.deepcopy(network)
-    both = []
-    for version, multiple in ((network, 8), (exact, 1)):
-        graph, optimizer = ChannelGraph(version, batch, multiple=multiple), sgd(version)
-        for part in np.array_split(groups, 6):
-            graph.remove(part, optimizer)
-            train(version, optimizer, batch, 1)
-            if multiple > 1:
-                assert_dead_are_zero(version, graph, optimizer)
-        both.append(graph)
-    assert relative_difference(network(batch), exact(batch)) < 1e-7
-    assert both[0].groups.equals(both[1].groups)
+    network, batch, graph, groups = made("mobilenetv2", share=0.6)
+    graph.align(8)
+    optimizer = sgd(network)
+    for part in np.array_split(groups, 4):
+        before = graph.filters - graph.groups.filters[part].sum()
+        graph.remove(part, optimizer)
+        assert graph.filters == before
+        train(network, optimizer, batch, 1)
+        assert_dead_are_zero(network, graph, optimizer)
+        aligned = network(batch)
+        graph.align(1, optimizer)
+        assert relative_difference(network(batch), aligned) < 1e-10
+        assert graph.filters == before == sum(m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d))
+        graph.align(8, optimizer)
 
 
 def test_there_and_back_changes_no_bit():
