@@ -161,7 +161,7 @@ def _data(study: StudyTables) -> str:
     if not {"training", "test"} <= set(faces):
         return "not stated"
     training, test = faces["training"], faces["test"]
-    return (f"trained on {training['images']:,.0f} images of {training['subjects']:,.0f} subjects, tested on {test['images']:,.0f} of "
+    return (f"{training['images']:,.0f} training images of {training['subjects']:,.0f} subjects; {test['images']:,.0f} test images of "
             f"{test['subjects']:,.0f} others")
 
 

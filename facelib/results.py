@@ -201,7 +201,8 @@ def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] =
     """Writes a table of text as Markdown (.md) and as LaTeX with booktabs rules (.tex); `wide` columns wrap their text."""
     columns = "".join("p{6cm}" if column in wide else "l" for column in table.columns)
     texts = {".md": table.to_markdown(index=False, disable_numparse=True) + "\n",
-             ".tex": table.to_latex(index=False, escape=True, column_format=columns)}
+             ".tex": table.to_latex(index=False, escape=True, column_format=columns).translate(
+                 {ord("−"): "$-$", ord("–"): "--", ord("<"): "$<$"})}
     for suffix, text in texts.items():
         with replacing(Path(f"{path_stem}{suffix}")) as temporary:
             temporary.write_text(text, encoding="utf-8")
