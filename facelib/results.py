@@ -158,7 +158,11 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
 
 
 def row_name(pair: str, template_size: int) -> str:
-    return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
+    return f"{pair}, {size_name(template_size)}"
+
+
+def size_name(template_size: int) -> str:
+    return "single images" if template_size == 1 else f"templates of up to {template_size}"
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,11 @@ def load_studies(preset: Path) -> dict[str, StudyTables]:
     found = [StudyTables.load(path.parent) for path in sorted(Path(preset).glob("*/curve.csv"))]
     order = {network: place for place, network in enumerate(NETWORKS)}
     return {study.network: study for study in sorted(found, key=lambda study: (order.get(study.network, len(order)), study.network))}
+
+
+def missing_networks(preset: Path) -> list[str]:
+    """The papers' networks that results/PRESET does not hold."""
+    return [network for network in NETWORKS if network not in load_studies(preset)]
 
 
 def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] = ()) -> None:
