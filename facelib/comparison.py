@@ -89,11 +89,8 @@ def sizes(studies: Sequence[StudyTables], shares_pct: Sequence[float] = SHARES_P
 
 def verdicts(answers: pd.DataFrame) -> Comparison:
     """answers: `hypotheses.verdicts`. readable: those about all pose pairs together."""
-    rows = hypotheses.headlines(answers)
-    where = [", ".join([row.stage] * bool(row.stage) + [_size(row.template_size)] * bool(row.template_size)) for row in rows.itertuples()]
-    readable = pd.DataFrame({
-        "network": rows["network"], "hypothesis": rows["hypothesis"], "question": rows["question"], "where": where,
-        "found": [hypotheses.statement(row) for row in rows.itertuples()], "verdict": rows["verdict"], "why": rows["why"]})
+    found = [hypotheses.shown(answers, name).assign(hypothesis=name) for name in sorted(answers["hypothesis"].unique())]
+    readable = pd.concat(found)[["network", "hypothesis", "question", "where", "found", "verdict", "why"]]
     return Comparison(answers, readable, wide=("question", "why"))
 
 
@@ -161,16 +158,12 @@ def _data(study: StudyTables) -> str:
     if not {"training", "test"} <= set(faces):
         return "not stated"
     training, test = faces["training"], faces["test"]
-    return (f"trained on {training['images']:,.0f} images of {training['subjects']:,.0f} subjects, tested on {test['images']:,.0f} of "
+    return (f"{training['images']:,.0f} training images of {training['subjects']:,.0f} subjects; {test['images']:,.0f} test images of "
             f"{test['subjects']:,.0f} others")
 
 
 def _line(protocol: str, pair: str, size: int) -> str:
     return row_name(protocol if pair == "any-any" else pair, size)
-
-
-def _size(size: int) -> str:
-    return "single images" if size == 1 else f"templates of up to {size}"
 
 
 def _stages_in_order(column: pd.Series) -> pd.Series:

@@ -29,7 +29,7 @@ import pandas as pd
 from scipy import stats
 
 from facelib import layers as layer_analysis
-from facelib.results import StudyTables, row_name
+from facelib.results import StudyTables, row_name, size_name
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 COLUMNS = ["network", "hypothesis", "question", "stage", "pair", "template_size", "value", "low", "high", "unit", "verdict", "why"]
@@ -77,6 +77,15 @@ def verdicts(studies: Sequence[StudyTables], terms: Terms = Terms()) -> pd.DataF
     """The answers to all hypotheses for all networks. Columns: COLUMNS; value, low and high in `unit`, NaN where unknown."""
     found = [test(study, terms) for test in (minimal_loss, squeezer, wide_layers_first, taylor_earns_its_cost) for study in studies]
     return _table([row for table in found for row in table.to_dict("records")])
+
+
+def shown(table: pd.DataFrame, hypothesis: str) -> pd.DataFrame:
+    """One hypothesis' answers as people read them: network, question, where, found, verdict, why."""
+    rows = headlines(table[table["hypothesis"] == hypothesis])
+    where = [", ".join([row.stage] * bool(row.stage) + [size_name(row.template_size)] * bool(row.template_size))
+             for row in rows.itertuples()]
+    return pd.DataFrame({"network": rows["network"], "question": rows["question"], "where": where,
+                         "found": [statement(row) for row in rows.itertuples()], "verdict": rows["verdict"], "why": rows["why"]})
 
 
 def headlines(table: pd.DataFrame) -> pd.DataFrame:

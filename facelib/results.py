@@ -167,7 +167,11 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
 
 
 def row_name(pair: str, template_size: int) -> str:
-    return f"{pair}, {'single images' if template_size == 1 else f'templates of up to {template_size}'}"
+    return f"{pair}, {size_name(template_size)}"
+
+
+def size_name(template_size: int) -> str:
+    return "single images" if template_size == 1 else f"templates of up to {template_size}"
 
 
 @dataclass(frozen=True)
@@ -206,11 +210,17 @@ def load_studies(preset: Path) -> dict[str, StudyTables]:
     return {study.network: study for study in sorted(found, key=lambda study: (order.get(study.network, len(order)), study.network))}
 
 
+def missing_networks(preset: Path) -> list[str]:
+    """The papers' networks that results/PRESET does not hold."""
+    return [network for network in NETWORKS if network not in load_studies(preset)]
+
+
 def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] = ()) -> None:
     """Writes a table of text as Markdown (.md) and as LaTeX with booktabs rules (.tex); `wide` columns wrap their text."""
     columns = "".join("p{6cm}" if column in wide else "l" for column in table.columns)
     texts = {".md": table.to_markdown(index=False, disable_numparse=True) + "\n",
-             ".tex": table.to_latex(index=False, escape=True, column_format=columns)}
+             ".tex": table.to_latex(index=False, escape=True, column_format=columns).translate(
+                 {ord("−"): "$-$", ord("–"): "--", ord("<"): "$<$"})}
     for suffix, text in texts.items():
         with replacing(Path(f"{path_stem}{suffix}")) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -2,10 +2,12 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import made_up
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -215,11 +217,11 @@ def test_shares_darken_evenly_in_greyscale():
 def test_width_loss_has_a_point_for_each_layer_at_the_nearest_step():
     display = figures.WidthLoss.from_table(LAYERS, near_pct=12).plot()
     assert display.effect.step == 1
-    assert sorted(display.points_) == ["conv", "pointwise"]
+    assert sorted(display.points_) == ["conv", "pointwise", "squeeze"]
     points = {tuple(np.round(point, 6)) for line in display.points_.values() for point in line.get_xydata()}
     assert points == {(64, 6.25), (16, 0), (120, round(100 * 16 / 120, 6))}
     markers = [line.get_marker() for line in display.points_.values()]
-    assert len(set(markers)) == 2
+    assert len(set(markers)) == 3
     assert "Spearman" in display.caption and "10.0 % of all filters" in display.caption
 
 # --------------------------------------------------------------------------------------------------------- DET and ROC
@@ -289,9 +291,9 @@ def test_curves_without_scores_are_refused():
 
 def test_every_figure_has_a_caption_with_units():
     found = figures.figures_of(CURVE, LAYERS)
-    assert set(found) == {"eer", "frr_at_far_0.001", "size", "filters_left", "width_loss"}
-    assert all("%" in caption and "squeezenet" in caption and caption.endswith(".") for _, caption in found.values())
-    assert figures.INTERVAL in found["eer"][1]
+    assert set(found) == {"eer", "frr_at_far_0.001", "size", "filters_left", "width_loss", "widths"}
+    assert all("%" in display.caption and "squeezenet" in display.caption and display.caption.endswith(".") for display in found.values() if display is not found["widths"])
+    assert figures.INTERVAL in found["eer"].caption
 
 
 def test_other_criteria_get_figures_of_their_own():
@@ -299,44 +301,78 @@ def test_other_criteria_get_figures_of_their_own():
     found = figures.figures_of(table, pd.concat([LAYERS, LAYERS.assign(criterion="random")]))
     assert {"eer", "eer_random", "filters_left_random", "size_random"} <= set(found)
     assert "frr_at_far_0.001_random" not in found, "a metric that this arm was not measured by"
-    assert "by random" in found["eer_random"][1] and "by taylor_weight" in found["eer"][1]
+    assert "by random" in found["eer_random"].caption and "by taylor_weight" in found["eer"].caption
 
 
 def test_an_unpruned_network_has_no_width_loss():
     assert "width_loss" not in figures.figures_of(CURVE[CURVE["step"] == 0], LAYERS[LAYERS["step"] == 0])
 
 
+def redraw(folder, environment=None):
+    """Redraws a folder's figures in a process of its own. Returns the bytes of all its files, and whether torch was loaded."""
+    code = ("import sys; from pathlib import Path; from facelib import figures, comparison; from facelib.results import load_studies\n"
+            "for preset in Path(sys.argv[1]).iterdir():\n"
+            "    for network in load_studies(preset): figures.draw(preset / network)\n"
+            "    figures.draw_comparison(preset)\n"
+            "print('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=os.environ | (environment or {}), check=True,
+                          capture_output=True, text=True)
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return files, done.stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def redrawn(tmp_path_factory):
-    """The same results drawn by two processes: what each printed, and the bytes of all its files."""
+    """The same results, drawn by two processes."""
     found = []
     for seed in ("1", "2"):
         folder = tmp_path_factory.mktemp("results")
         (folder / "smoke" / "squeezenet").mkdir(parents=True)
-        CURVE.to_csv(folder / "smoke" / "squeezenet" / "curve.csv", index=False)
+        CURVE[CURVE["metric"] == "eer"].to_csv(folder / "smoke" / "squeezenet" / "curve.csv", index=False)
         LAYERS.to_csv(folder / "smoke" / "squeezenet" / "layers.csv", index=False)
-        code = ("import sys; from pathlib import Path; from facelib import figures; "
-                "figures.regenerate(Path(sys.argv[1])); print('torch' in sys.modules)")
-        done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
-                              capture_output=True, text=True)
-        files = {path.name: path.read_bytes() for path in sorted((folder / "smoke" / "squeezenet" / "figures").iterdir())}
-        found.append((done.stdout.strip(), files))
+        found.append(redraw(folder, {"PYTHONHASHSEED": seed}))
     return found
 
 
 def test_figures_come_out_the_same_byte_for_byte(redrawn):
-    (_, first), (_, second) = redrawn
-    names = ("eer", "frr_at_far_0.001", "size", "filters_left", "width_loss")
-    assert sorted(first) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "pdf", "txt"))
+    (first, _), (second, _) = redrawn
+    made = {name for name in first if name.startswith("smoke/squeezenet/figures/")}
+    assert made == {f"smoke/squeezenet/figures/{name}.{kind}" for name in ("eer", "size", "filters_left", "width_loss", "widths")
+                    for kind in ("png", "pdf", "txt")}
+    made = {name for name in first if name.startswith("smoke/comparison/")}
+    assert made == {f"smoke/comparison/figures/{name}.{kind}" for name in ("eer", "size", "eer_against_size", "filters_left")
+                    for kind in ("png", "pdf", "txt")} | {
+        f"smoke/comparison/{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published") for kind in ("csv", "md", "tex")}
+    assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
 
 
 def test_figures_need_no_torch(redrawn):
-    assert [printed for printed, _ in redrawn] == ["False", "False"]
+    assert [torch for _, torch in redrawn] == ["False", "False"]
+
+
+@pytest.mark.slow
+def test_a_whole_study_is_redrawn_to_the_same_bytes_and_fit_for_print(tmp_path):
+    """Every kind of table, both widths, through the command that users call."""
+    found = []
+    for run in ("first", "second"):
+        for network in ("squeezenet", "resnet50"):
+            made_up.write(tmp_path / run / "preset", network=network, steps=range(0, 61, 20), arm_steps=range(0, 13, 4))
+        subprocess.run([sys.executable, "-m", "facelib.figures", tmp_path / run, "--one-column"], cwd=ROOT, check=True)
+        found.append({path.relative_to(tmp_path / run): path.read_bytes() for path in (tmp_path / run).rglob("*") if path.is_file()})
+    assert found[0].keys() == found[1].keys() and [name for name in found[0] if found[0][name] != found[1][name]] == []
+    pdfs = {path.as_posix(): content for path, content in found[0].items() if path.suffix == ".pdf"}
+    for name in ("arms", "scores", "det", "det_5", "templates", "eer_change", "accuracy", "eer_one_column", "det_5_one_column"):
+        assert f"preset/squeezenet/figures/{name}.pdf" in pdfs
+    assert [name for name, content in pdfs.items() if b"/FontFile2" not in content or b"/Type3" in content] == []
+    for name, content in pdfs.items():
+        [width] = re.findall(rb"/MediaBox \[ ?0 0 ([0-9.]+)", content)
+        wanted = [figures.ONE_COLUMN] if "one_column" in name else [figures.ONE_COLUMN, figures.TWO_COLUMNS]
+        assert float(width) / 72 in [pytest.approx(inches) for inches in wanted]
 
 
 def test_files_are_fit_for_print(redrawn):
-    files = redrawn[0][1]
+    files = {Path(name).name: content for name, content in redrawn[0][0].items() if name.startswith("smoke/squeezenet")}
     image = Image.open(io.BytesIO(files["eer.png"]))
     assert image.info["dpi"][0] >= 199 and image.width == pytest.approx(figures.TWO_COLUMNS * 300, abs=2)
     assert b"/FontFile2" in files["eer.pdf"] and b"/Type3" not in files["eer.pdf"] and b"CreationDate" not in files["eer.pdf"]

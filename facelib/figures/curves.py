@@ -66,7 +66,7 @@ class PruningCurve:
         if "fine-tuned" in stages:
             parts.append("Open markers: retrained after pruning.")
         if "from-scratch" in stages:
-            parts.append("Crosses: the same shape, trained from random weights.")
+            parts.append("Stars: the same shape, trained from random weights.")
         if "control" in stages:
             parts.append("Dashed: control, trained as long with nothing removed.")
         if self.metric == "eer_change":
@@ -82,7 +82,8 @@ class PruningCurve:
         with style():
             height = 2.6 * rows + 0.13 * -(-(len(names) + 3) // (2 * columns))
             self.figure_ = Figure(figsize=(width, height))
-            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True, sharey=True), {}
+            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True,
+                                                  sharey=self.metric != "eer_change"), {}
             for place, (axes, size) in enumerate(zip(self.axes_, sizes)):
                 of_size = self.points[self.points["template_size"] == size]
                 for name in names:
@@ -118,7 +119,7 @@ class PruningCurve:
         if "fine-tuned" in stages:
             handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=5, label="fine-tuned (open)", **grey))
         if "from-scratch" in stages:
-            handles.append(Line2D([], [], marker="x", markersize=5, label="from scratch", **grey))
+            handles.append(Line2D([], [], marker="*", markersize=5, label="from scratch", **grey))
         if "control" in stages:
             handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="control, nothing removed"))
         columns = 2 if width < TWO_COLUMNS else len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
@@ -151,7 +152,7 @@ def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: 
                       markersize=markersize, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
     if "from-scratch" in stages:
         scratch = _mean_of_seeds(stages["from-scratch"])
-        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="x", markersize=5,
+        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="*", markersize=5,
                   label="from scratch")
     if "control" in stages:
         control = _mean_of_seeds(stages["control"])
@@ -323,7 +324,7 @@ class Arms:
         rows, columns = grid_of(len(sizes), width, 2)
         with style():
             self.figure_ = Figure(figsize=(width, 2.3 * rows + 0.35))
-            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True, sharey=True), {}
+            self.axes_, self.lines_ = panels_of(self.figure_, len(sizes), rows, columns, sharex=True), {}
             for place, (axes, size) in enumerate(zip(self.axes_, sizes)):
                 for arm in arms:
                     rows_of = self.points[(self.points["arm"] == arm) & (self.points["template_size"] == size)]
@@ -333,7 +334,7 @@ class Arms:
                     axes.fill_between(x, value.min(), value.max(), color=colour, alpha=0.2, linewidth=0)
                     [self.lines_[size, arm]] = axes.plot(x, value.mean(), color=colour, marker=marker, label=arm,
                                                          linestyle=(0, (4, 2)) if arm == "control" else "-")
-                rate_axis(axes, self.points.assign(ci_high=np.nan), log=True)
+                rate_axis(axes, self.points[self.points["template_size"] == size].assign(ci_high=np.nan), log=True)
                 axes.set_title(size_title(size), fontweight="bold")
                 if lowest_of_column(place, len(sizes), columns):
                     axes.set_xlabel("Filters removed (%)")

@@ -20,8 +20,8 @@ from facelib.figures.style import ONE_COLUMN, save
 from facelib.results import StudyTables, load_studies, read_table, summary_markdown
 from facelib.storage import replacing
 
-BOTH_WIDTHS = (PruningCurve, TemplateCurve, Arms, DetCurves, ScoreHistogram, ErrorOfNetworks, SizeOfNetworks, ErrorAgainstSize,
-               FiltersLeft, FiltersLeftOfNetworks)
+PANELS = (PruningCurve, TemplateCurve, Arms, DetCurves, ScoreHistogram, ErrorOfNetworks, SizeOfNetworks, ErrorAgainstSize,
+          FiltersLeft, FiltersLeftOfNetworks)  # two columns wide by themselves, or one
 
 
 def figures_of(curve: pd.DataFrame, layers: pd.DataFrame, study: StudyTables | None = None) -> dict[str, object]:
@@ -65,7 +65,7 @@ def figures_of_networks(studies: Sequence[StudyTables]) -> dict[str, object]:
                        "filters_left": FiltersLeftOfNetworks.from_studies(studies)}
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, one_column: bool = False) -> None:
     """Draws the figures of one network's folder into folder/figures, and writes the EER at round shares of filters removed, with
     its interval, into folder/summary.md. The folder holds curve.csv and layers.csv, and the study's other tables if any."""
     study = StudyTables.load(folder)
@@ -74,10 +74,10 @@ def draw(folder: Path) -> None:
         temporary.write_text(summary_markdown(study.curve), encoding="utf-8")
     if (history := Path(folder) / "training.csv").exists():
         displays["training"] = TrainingCurve.from_table(read_table(history))
-    save_all(displays, Path(folder) / "figures")
+    save_all(displays, Path(folder) / "figures", one_column)
 
 
-def draw_comparison(preset: Path) -> None:
+def draw_comparison(preset: Path, one_column: bool = False) -> None:
     """Writes the tables and draws the figures of all networks of results/PRESET into results/PRESET/comparison.
 
     Raises FileNotFoundError when there is no network.
@@ -86,20 +86,20 @@ def draw_comparison(preset: Path) -> None:
     if not studies:
         raise FileNotFoundError(f"{preset}: expected folders of networks with curve.csv, found none; run a study first")
     comparison.write(comparison.compare(studies), Path(preset) / "comparison")
-    save_all(figures_of_networks(studies), Path(preset) / "comparison" / "figures")
+    save_all(figures_of_networks(studies), Path(preset) / "comparison" / "figures", one_column)
 
 
-def save_all(displays: dict[str, object], folder: Path) -> None:
-    """Draws and saves displays by name; those of two columns' width a second time, as NAME_one_column.pdf."""
+def save_all(displays: dict[str, object], folder: Path, one_column: bool = False) -> None:
+    """Draws and saves displays by name; one_column: those two columns wide a second time, as NAME_one_column."""
     for name, display in displays.items():
         save(display.plot().figure_, folder / name, display.caption)
-        if isinstance(display, BOTH_WIDTHS) and display.figure_.get_figwidth() > ONE_COLUMN:
-            save(display.plot(width=ONE_COLUMN).figure_, folder / f"{name}_one_column", display.caption, png=False)
+        if one_column and isinstance(display, PANELS) and display.figure_.get_figwidth() > ONE_COLUMN:
+            save(display.plot(width=ONE_COLUMN).figure_, folder / f"{name}_one_column", display.caption)
 
 
-def regenerate(results: Path = Path("results")) -> list[Path]:
+def regenerate(results: Path = Path("results"), one_column: bool = False) -> list[Path]:
     """Redraws the figures of every folder under `results` that holds curve.csv and layers.csv, and the comparison of every
-    preset. Returns the folders that were drawn.
+    preset. Returns the folders that were drawn. one_column: as `save_all`.
 
     Raises FileNotFoundError when there is none.
     """
@@ -110,6 +110,6 @@ def regenerate(results: Path = Path("results")) -> list[Path]:
     parts = [(draw, folder) for folder in folders] + [(draw_comparison, preset) for preset in presets]
     workers = min(os.cpu_count() or 1, len(parts))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:  # forks may inherit locked threads
-        for done in [processes.submit(*part) for part in parts]:
+        for done in [processes.submit(part, folder, one_column) for part, folder in parts]:
             done.result()
     return folders + [preset / "comparison" for preset in presets]

@@ -150,7 +150,7 @@ class WidthLoss:
         effect = self.effect
         return (f"Filters removed of every convolution of {self.network} (% of the layer's own) against its filters before "
                 f"pruning (logarithmic), with {effect.removed_pct:.1f} % of all filters removed by {self.criterion}. Grey: where "
-                "95 % of the layers of a width lie if every filter is equally likely to leave; dashed: the whole network. "
+                "95 % of the layers of a width lie if every filter is equally likely to leave; dashed: the drawn layers together. "
                 f"Spearman's rho {_in_words(effect.simple)}; with depth and kind of layer held constant "
                 f"{_in_words(effect.partial)}. Layers that lose the same filters stand as one, where layers.csv couples them.")
 
@@ -162,7 +162,8 @@ class WidthLoss:
             chance = shares.drop_duplicates("width").sort_values("width")
             self.band_ = self.axes_.fill_between(chance["width"], 100 * chance["chance_low"], 100 * chance["chance_high"],
                                                  color="0.85", linewidth=0, label="95 % by chance")
-            self.axes_.axhline(self.effect.removed_pct, color="0.4", linewidth=0.8, linestyle="--", label="whole network")
+            together = 100 * (1 - shares["left"].sum() / shares["width"].sum())
+            self.axes_.axhline(together, color="0.4", linewidth=0.8, linestyle="--", label="all together")
             self.points_ = {kind: self.axes_.plot(rows["width"], 100 * rows["removed"], color=colour, marker=marker,
                                                   linestyle="none", alpha=0.75, markeredgecolor="white", markeredgewidth=0.4,
                                                   markersize=5, label=kind)[0]

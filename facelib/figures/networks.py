@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from facelib.comparison import BYTES_PER_PARAMETER
@@ -183,7 +184,7 @@ class ErrorAgainstSize:
         narrow = width <= ONE_COLUMN
         rows, columns = (2 * len(sizes), 1) if narrow else (len(sizes), 2)
         with style():
-            self.figure_ = Figure(figsize=(width, 2.35 * rows + 0.35))
+            self.figure_ = Figure(figsize=(width, (2.0 if narrow else 2.35) * rows + 0.35))
             grid = np.array(panels_of(self.figure_, 2 * len(sizes), rows, columns)).reshape(len(sizes), 2)
             self.axes_, self.lines_, self.fronts_ = {}, {}, {}
             for (size, axes_row), (place, (column, label)) in ((a, b) for a in zip(sizes, grid) for b in enumerate(labels.items())):
@@ -202,7 +203,8 @@ class ErrorAgainstSize:
                     axes.plot(marked[column], marked["value"], color=colour, marker=marker, linestyle="none")
                     for point in marked.itertuples():
                         axes.annotate(f"{point.filters_removed_pct:.0f}", (getattr(point, column), point.value), (0, 3.5),
-                                      textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color=colour)
+                                      textcoords="offset points", ha="center", va="bottom", fontsize=5.5, color=colour, zorder=4,
+                                      path_effects=[withStroke(linewidth=1.5, foreground="white")])
                     axes.plot(tuned[column], tuned["value"], color=colour, marker=marker, markerfacecolor="white", linestyle="none",
                               markersize=4, zorder=3)
                 _log_axis(axes, "x", of_size[column].min() / 1.25, of_size[column].max() * 1.25)

@@ -127,7 +127,7 @@ class DetCurves:
         steps = sorted(self.points["step"].unique())
         rows, columns = grid_of(len(names), width, 3)
         with style():
-            self.figure_ = Figure(figsize=(width, (width / columns - 0.1) * rows + 0.4))
+            self.figure_ = Figure(figsize=(width, (width / columns - 0.1) * rows + (0.4 if width > ONE_COLUMN else 0.7)))
             self.axes_, self.lines_, handles = panels_of(self.figure_, len(names), rows, columns, sharex=True, sharey=True), {}, {}
             for place, (axes, name) in enumerate(zip(self.axes_, names)):
                 _deviate_axes(axes)
@@ -201,11 +201,11 @@ class ScoreHistogram:
                     axes.set_xlabel("Cosine similarity")
                 if place % columns == 0:
                     axes.set_ylabel("Density")
-            handles = [Patch(color=colour, alpha=0.35, linewidth=0, label=f"{side}, {size_title(sizes[0]).lower()}")
+            handles = [Patch(color=colour, alpha=0.35, linewidth=0, label=f"{side}, single" if sizes[0] == 1 else side)
                        for side, colour in sides.items()]
             if len(sizes) > 1:
                 handles += [Line2D([], [], color=colour, linewidth=1, linestyle="-" if side == "genuine" else "--",
-                                   label=f"{side}, {size_title(sizes[-1]).lower()}") for side, colour in sides.items()]
+                                   label=f"{side}, templates") for side, colour in sides.items()]
             self.figure_.legend(handles=handles, loc="outside lower center", ncols=4 if width > ONE_COLUMN else 2)
         return self
 

@@ -1,0 +1,288 @@
+"""Verdicts follow from the tables by the stated rules: by hand, on made-up studies, and where runs are missing."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from facelib import comparison, hypotheses, layers
+from facelib.hypotheses import EVERY_PAIR, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Terms
+from facelib.results import CURVE, LAYERS, StudyTables, load_studies
+
+ROOT = Path(__file__).parents[1]
+
+
+def curve_of(shares, changes, half=0.002, stage="pruned", pair="frontal-frontal", size=1, criterion="taylor_weight", seed=0):
+    """Rows of eer_change, step = share removed in percent; the interval is the value and half to either side."""
+    rows = [dict.fromkeys(CURVE, 0) | {
+        "network": "squeezenet", "criterion": criterion, "seed": seed, "stage": stage, "step": share, "filters_removed_pct": float(share),
+        "parameters": 1_240_000 - 10_000 * share, "protocol": "pose_pairs", "pair": pair, "template_size": size, "metric": "eer_change",
+        "value": change, "ci_low": change - half, "ci_high": change + half} for share, change in zip(shares, changes)]
+    return pd.DataFrame(rows)[CURVE]
+
+
+def study_of(curve, arms=None, layer_table=None, arms_layers=None, network="squeezenet"):
+    nothing = pd.DataFrame(columns=CURVE)
+    no_layers = pd.DataFrame(columns=LAYERS)
+    return StudyTables(network, curve, no_layers if layer_table is None else layer_table, nothing if arms is None else arms,
+                       no_layers if arms_layers is None else arms_layers, pd.DataFrame(), pd.DataFrame(), {})
+
+
+def the_row(table, question="", **where):
+    rows = table[table["question"].str.contains(question, regex=False)]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    assert len(rows) == 1, rows
+    return rows.iloc[0]
+
+# -------------------------------------------------------------------------------------------------------------- shares
+
+
+@pytest.mark.parametrize("changes, half, expected", [
+    ([0.0, 0.01, 0.015, 0.03], 0.002, (30, 30, 30)),
+    ([0.0, 0.01, 0.019, 0.03], 0.002, (30, 20, 30)),   # at 30 % the interval straddles the margin
+    ([0.0, 0.01, 0.021, 0.03], 0.002, (20, 20, 30)),
+    ([0.03, 0.0, 0.0, 0.0], 0.002, (0, 0, 0)),         # what fails once does not hold later
+    ([0.0, 0.0, 0.0, 0.0], 0.002, (40, 40, 40))])
+def test_share_held_by_hand(changes, half, expected):
+    line = curve_of([10, 20, 30, 40], changes, half)
+    assert hypotheses.share_held(line, 0.02) == expected
+
+
+def test_share_held_has_no_ends_without_intervals():
+    line = curve_of([10, 20], [0.0, 0.03]).assign(ci_low=np.nan, ci_high=np.nan)
+    value, low, high = hypotheses.share_held(line, 0.02)
+    assert value == 10 and np.isnan(low) and np.isnan(high)
+
+
+@pytest.mark.parametrize("changes, verdict", [([0.0, 0.01, 0.03], SUPPORTED), ([0.0, 0.019, 0.03], UNDECIDED), ([0.03, 0.04, 0.05], NOT_SUPPORTED)])
+def test_minimal_loss_by_the_first_pair_that_gives_way(changes, verdict):
+    easy = curve_of([10, 20, 30], [0, 0, 0], pair="frontal-profile")
+    table = hypotheses.minimal_loss(study_of(pd.concat([easy, curve_of([10, 20, 30], changes)])))
+    assert the_row(table, stage="pruned", pair=EVERY_PAIR)["verdict"] == verdict
+    assert the_row(table, stage="pruned", pair="frontal-profile")["verdict"] == SUPPORTED
+    tuned = the_row(table, stage="fine-tuned")
+    assert tuned["verdict"] == UNDECIDED and tuned["why"].startswith("not run")
+
+
+def test_the_margin_is_the_callers():
+    study = study_of(curve_of([20], [0.03]))
+    assert the_row(hypotheses.minimal_loss(study), pair=EVERY_PAIR, stage="pruned")["verdict"] == NOT_SUPPORTED
+    assert the_row(hypotheses.minimal_loss(study, Terms(single=0.04)), pair=EVERY_PAIR, stage="pruned")["verdict"] == SUPPORTED
+
+
+def test_templates_have_the_narrower_margin():
+    curve = pd.concat([curve_of([20], [0.015], size=size) for size in (1, 5)])
+    table = hypotheses.minimal_loss(study_of(curve))
+    assert the_row(table, pair=EVERY_PAIR, stage="pruned", template_size=1)["verdict"] == SUPPORTED
+    assert the_row(table, pair=EVERY_PAIR, stage="pruned", template_size=5)["verdict"] == NOT_SUPPORTED
+
+# ------------------------------------------------------------------------------------------------------- SqueezerFaceNet
+
+
+def test_a_million_parameters_and_templates_against_singles():
+    single = curve_of([10, 20, 30, 40], [0, 0.03, 0.04, 0.05])
+    templates = curve_of([10, 20, 30, 40], [0, 0, 0, 0.03], size=5)
+    table = hypotheses.squeezer(study_of(pd.concat([single, templates])))
+    fewer = the_row(table, "fewer than", stage="pruned", template_size=5)
+    assert fewer["value"] == pytest.approx(0.94) and fewer["verdict"] == SUPPORTED
+    assert the_row(table, "fewer than", stage="pruned", template_size=1)["verdict"] == NOT_SUPPORTED, "1.14 million left at 10 %"
+    longer = the_row(table, "templates hold", stage="pruned")
+    assert (longer["value"], longer["low"], longer["high"], longer["verdict"]) == (20, 20, 20, SUPPORTED)
+    assert the_row(table, "40 %", stage="pruned", template_size=5)["verdict"] == NOT_SUPPORTED
+
+
+def test_other_networks_are_not_squeezer_face_net():
+    assert hypotheses.squeezer(study_of(curve_of([10], [0]), network="resnet50")).empty
+
+
+def test_improvement_is_held_against_the_control():
+    steps = [10, 15, 20]
+    control = curve_of(steps, [-0.02] * 3, stage="control", criterion="none").assign(filters_removed_pct=0.0)
+    for change, verdict in ((-0.03, SUPPORTED), (-0.02, UNDECIDED), (-0.01, NOT_SUPPORTED)):
+        arms = pd.concat([curve_of(steps, [change] * 3), control])
+        table = hypotheses.squeezer(study_of(curve_of(steps, [0] * 3), arms))
+        for share in (10, 15):
+            row = the_row(table, f"at {share} %", template_size=1)
+            assert row["verdict"] == verdict and row["value"] == pytest.approx(100 * (change + 0.02))
+
+# --------------------------------------------------------------------------------------------------------------- arms
+
+
+def test_difference_is_newcombes_by_hand():
+    a, b = (hypotheses.changes(curve_of([20], [value], half)).set_index("pair") for value, half in ((0.03, 0.003), (0.05, 0.004)))
+    assert hypotheses.difference(a, b) == pytest.approx((-0.02, -0.025, -0.015))
+
+
+def test_seeds_scatter_widens_the_difference():
+    seeds = pd.concat([curve_of([20], [value], 0.0, seed=seed) for seed, value in enumerate([0.02, 0.03, 0.04])])
+    a = hypotheses.changes(seeds).set_index("pair")
+    b = hypotheses.changes(curve_of([20], [0.05], 0.0, criterion="random")).set_index("pair")
+    value, low, high = hypotheses.difference(a, b)
+    half = stats.t.ppf(0.975, 2) * 0.01 * np.sqrt(1 / 3 + 1)
+    assert (value, low, high) == pytest.approx((-0.02, -0.02 - half, -0.02 + half))
+
+
+def test_taylor_against_the_others_at_equal_budget():
+    steps = [20, 40, 60]
+    arms = pd.concat([curve_of(steps, [0.0, 0.01, 0.02]), curve_of(steps, [0.0, 0.03, 0.01], criterion="random")])
+    table = hypotheses.taylor_earns_its_cost(study_of(curve_of(steps, [0] * 3), arms))
+    found = [the_row(table, f"random removal at {share} %")["verdict"] for share in steps]
+    assert found == [UNDECIDED, SUPPORTED, NOT_SUPPORTED]
+    missing = table[table["question"].str.contains("magnitude")]
+    assert set(missing["verdict"]) == {UNDECIDED} and missing["why"].str.startswith("not run: no magnitude arm").all()
+
+
+def test_from_scratch_is_compared_where_it_was_run():
+    curve = pd.concat([curve_of([20], [0.01]), curve_of([20], [0.0], stage="fine-tuned"), curve_of([20], [0.05], stage="from-scratch")])
+    row = the_row(hypotheses.taylor_earns_its_cost(study_of(curve)), "from scratch")
+    assert row["verdict"] == SUPPORTED and row["value"] == pytest.approx(-5)
+
+
+@pytest.mark.parametrize("scatter, half, verdict", [(1e-5, 0.01, SUPPORTED), (0.05, 0.001, NOT_SUPPORTED)])
+def test_share_of_seed_noise(scatter, half, verdict):
+    arms = pd.concat([curve_of([20], [0.01 + scatter * seed], half, seed=seed) for seed in range(3)])
+    row = the_row(hypotheses.taylor_earns_its_cost(study_of(curve_of([20], [0]), arms)), "seed noise")
+    subjects = (2 * half / (2 * stats.norm.ppf(0.975))) ** 2
+    assert row["value"] == pytest.approx(scatter**2 / (scatter**2 + subjects)) and row["verdict"] == verdict
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+def layers_of(widths, left, coupling=None, criterion="taylor_weight", kinds=None):
+    rows = [{"network": "squeezenet", "criterion": criterion, "seed": 0, "stage": "pruned", "step": step, "layer": f"layer{depth}",
+             "kind": kinds[depth] if kinds else "conv", "depth": depth, "out_channels_original": width, "out_channels": count}
+            for step, counts in enumerate([widths, left]) for depth, (width, count) in enumerate(zip(widths, counts))]
+    table = pd.DataFrame(rows)
+    return table if coupling is None else table.assign(coupling=coupling * 2)
+
+
+WIDTHS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1000]
+
+
+def test_wide_layers_first_where_they_are_and_where_they_are_not():
+    wide_first = layers_of(WIDTHS, [round(w * (1 - 0.02 * place)) for place, w in enumerate(WIDTHS)])
+    narrow_first = layers_of(WIDTHS, [round(w * (0.7 + 0.02 * place)) for place, w in enumerate(WIDTHS)])
+    for table, verdict in ((wide_first, SUPPORTED), (narrow_first, NOT_SUPPORTED)):
+        found = hypotheses.wide_layers_first(study_of(curve_of([20], [0]), layer_table=table), permutations=499)
+        simple = found[found["question"].str.startswith("wide layers lose a larger share of their filters")]
+        assert len(simple) == 2 and set(simple["verdict"]) == {verdict}
+        assert the_row(found, "random")["why"].startswith("not run")
+
+
+def test_an_effect_of_the_descriptor_layer_alone_vanishes_without_it():
+    table = layers_of(WIDTHS, [round(w * 0.88) for w in WIDTHS[:-1]] + [300])
+    found = hypotheses.wide_layers_first(study_of(curve_of([20], [0]), layer_table=table), permutations=499)
+    assert the_row(found, "their filters, without the descriptor layer")["verdict"] != SUPPORTED
+
+
+def test_coupled_layers_count_once():
+    coupled = layers_of([10, 40, 40, 90], [9, 30, 30, 50], [0, 1, 1, 2], kinds=["conv", "pointwise", "depthwise", "pointwise"])
+    once = layers.uncoupled(coupled)
+    last = once[once["step"] == 1]
+    assert last["layer"].tolist() == ["layer0", "layer1", "layer3"] and last["kind"].tolist() == ["conv", "depthwise pair", "pointwise"]
+    stream = layers.uncoupled(coupled.assign(kind="pointwise"))
+    assert stream.loc[stream["layer"] == "layer1", "kind"].unique().tolist() == ["residual stream"]
+    effect = layers.width_effect(coupled, permutations=99)
+    assert len(effect.shares) == 3
+    assert effect.removed_pct == pytest.approx(100 * (1 - 119 / 180)), "of all filters, coupled ones included"
+    assert len(layers.width_effect(coupled.drop(columns="coupling"), permutations=99).shares) == 4
+
+
+def test_coupled_layers_of_unequal_width_are_refused():
+    with pytest.raises(ValueError, match="same width, found different ones in layer0, layer1"):
+        layers.uncoupled(layers_of([10, 40], [9, 30], [0, 0]))
+
+
+def test_without_the_descriptor_layer_go_those_coupled_with_it():
+    table = layers_of([10, 40, 90, 90], [9, 30, 50, 50], [0, 1, 2, 2])
+    assert set(layers.without_descriptor(table)["layer"]) == {"layer0", "layer1"}
+    assert set(layers.without_descriptor(table.drop(columns="coupling"))["layer"]) == {"layer0", "layer1", "layer2"}
+
+
+def test_rho_interval_of_bonett_and_wright():
+    low, high = hypotheses.rho_interval(0.5, 28)
+    assert np.arctanh(high) - np.arctanh(low) == pytest.approx(2 * 1.959964 * np.sqrt(1.125 / 25))
+    assert all(np.isnan(hypotheses.rho_interval(0.5, 5, controls=2)))
+    assert hypotheses.rho_interval(1.0, 20) == (1, 1)
+
+# ---------------------------------------------------------------------------------------------------- whole studies
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preset")
+    for network in ("resnet50", "squeezenet"):
+        made_up.write(folder, network=network, steps=range(0, 61, 10))
+    return folder
+
+
+def test_every_hypothesis_has_an_answer_with_its_reason(preset):
+    studies = list(load_studies(preset).values())
+    assert [study.network for study in studies] == ["squeezenet", "resnet50"]
+    table = hypotheses.verdicts(studies)
+    assert list(table) == hypotheses.COLUMNS and set(table["hypothesis"]) == {"H1", "H2", "H3", "H4"} == set(hypotheses.STATEMENTS)
+    assert set(table["verdict"]) <= {SUPPORTED, NOT_SUPPORTED, UNDECIDED} and (table["why"] != "").all()
+    decided = table[table["verdict"] != UNDECIDED]
+    assert decided[["value"]].notna().all(axis=None) and not decided["why"].str.startswith("not run").any()
+    assert not table["why"].str.startswith("not run").any(), "these made-up studies have every run"
+
+
+@pytest.mark.parametrize("missing", ["arms", "arms_layers", "det", "scores"])
+def test_what_was_not_run_is_undecided_never_an_error(preset, missing):
+    study = load_studies(preset)["squeezenet"]
+    empty = getattr(study, missing).iloc[:0]
+    table = hypotheses.verdicts([replace(study, **{missing: empty})])
+    if missing.startswith("arms"):
+        assert table.loc[table["why"].str.startswith("not run"), "verdict"].eq(UNDECIDED).all()
+        assert table["why"].str.startswith("not run").any()
+
+
+def test_the_results_as_they_are_give_verdicts():
+    for preset in ("laptop", "real-faces"):
+        studies = list(load_studies(ROOT / "results" / preset).values())
+        assert len(hypotheses.verdicts(studies))
+
+
+def test_tables_are_written_in_three_forms(preset, tmp_path):
+    studies = list(load_studies(preset).values())
+    tables = comparison.compare(studies)
+    comparison.write(tables, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published")
+                                                        for kind in ("csv", "md", "tex")}
+    for name in tables:
+        tex = (tmp_path / f"{name}.tex").read_text()
+        assert "\\toprule" in tex and "\\bottomrule" in tex and tex.isascii()
+        assert len((tmp_path / f"{name}.md").read_text().splitlines()) == 2 + len(tables[name].readable)
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(tables[name].tidy)
+
+
+def test_sizes_by_hand(preset):
+    sizes = comparison.sizes([load_studies(preset)["squeezenet"]]).tidy
+    assert sizes["filters_removed_pct"].tolist() == [0, 20, 40, 60]
+    assert sizes["megabytes"].tolist() == pytest.approx((sizes["parameters"] * 4 / 1e6).tolist())
+
+
+def test_hearsay_is_never_the_papers_figure(preset, tmp_path):
+    known = pd.read_csv(comparison.PUBLISHED, dtype=str, keep_default_na=False)
+    assert set(known["status"]) <= {"V", "D", "S"} and known.loc[known["status"] == "S", "papers"].eq("").all()
+    assert known.loc[known["status"] != "S", "papers"].ne("").all()
+    studies = list(load_studies(preset).values())
+    shown = comparison.published(studies, hypotheses.verdicts(studies)).readable
+    assert shown.loc[shown["status"] == "S", "papers"].eq("–").all() and shown["why they differ"].ne("").all()
+    assert shown.loc[shown["network"] == "mobilenetv2", "ours"].eq("not run").all()
+    known.loc[0, "status"] = "S"
+    known.to_csv(tmp_path / "published.csv", index=False)
+    with pytest.raises(ValueError, match="status S is not the papers' figure"):
+        comparison.published(studies, hypotheses.verdicts(studies), tmp_path / "published.csv")
+
+
+def test_verdicts_need_no_torch():
+    code = "import sys; from facelib import comparison, hypotheses, layers, results; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
