@@ -150,6 +150,12 @@ def test_progress_of_the_parts_is_seen(once):
     assert all(f"progress of {part}\n" in printed for part in FIRST)
 
 
+def test_no_two_parts_run_at_once_on_the_same_cores(once):
+    """Each claims all cores; two trainings side by side would take more than twice as long, and memory for both."""
+    _, (_, _, printed) = once
+    assert set(re.findall(r"Execute (\d+) jobs", printed)) == {"1"}
+
+
 def test_a_finished_study_has_nothing_to_do(finished):
     succeeded, parts, printed = finished.run()
     assert succeeded and parts == [] and "Nothing to be done" in printed
