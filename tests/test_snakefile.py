@@ -150,6 +150,12 @@ def test_progress_of_the_parts_is_seen(once):
     assert all(f"progress of {part}\n" in printed for part in FIRST)
 
 
+def test_no_two_parts_run_at_once_on_the_same_cores(once):
+    """Each claims all of them; side by side, two trainings would fight for them."""
+    _, (_, _, printed) = once
+    assert set(re.findall(r"Execute (\d+) jobs", printed)) == {"1"}
+
+
 def test_a_finished_study_has_nothing_to_do(finished):
     succeeded, parts, printed = finished.run()
     assert succeeded and parts == [] and "Nothing to be done" in printed
@@ -176,7 +182,6 @@ def test_a_change_repeats_just_what_depends_on_it(finished, change, expected):
     succeeded, parts, printed = finished.run()
     assert succeeded, printed
     assert sorted(parts) == sorted(expected)
-    assert finished.run()[1] == []
 
 
 def test_other_code_repeats_nothing_but_is_named(finished):
@@ -198,8 +203,10 @@ def test_a_failed_part_fails_the_study_which_goes_on_from_it(finished):
     assert not succeeded and parts == [] and "2_squeezenet pruning was told to fail" in printed
     (finished.folder / "stop").unlink()
     assert finished.run()[:2] == (True, after("2_squeezenet pruning", "2_squeezenet"))
+    assert finished.run()[:2] == (True, [])
 
 
+@pytest.mark.slow
 def test_a_failed_notebook_is_kept_and_executed_again(finished):
     finished.preset({"last_share": 0.7})
     finished.write("stop", "2_squeezenet")
@@ -235,6 +242,7 @@ def test_own_faces_have_results_of_their_own_and_new_images_repeat_the_study(fin
     assert {"1_faces", "2_squeezenet baseline", "2_squeezenet pruning", "3_mobilenetv2"} <= set(parts)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_are_for_the_networks(finished):
     _, parts, printed = finished.run("imagenet=weights.pth")
     assert "1_faces" not in parts and {"2_squeezenet baseline", "3_mobilenetv2 pruning"} <= set(parts), printed
