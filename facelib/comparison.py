@@ -90,7 +90,7 @@ def sizes(studies: Sequence[StudyTables], shares_pct: Sequence[float] = SHARES_P
 def verdicts(answers: pd.DataFrame) -> Comparison:
     """answers: `hypotheses.verdicts`. readable: those about all pose pairs together."""
     found = [hypotheses.shown(answers, name).assign(hypothesis=name) for name in sorted(answers["hypothesis"].unique())]
-    readable = pd.concat(found)[["network", "hypothesis", "question", "where", "found", "verdict", "why"]]
+    readable = pd.concat(found, ignore_index=True)[["network", "hypothesis", "question", "where", "found", "verdict", "why"]]
     return Comparison(answers, readable, wide=("question", "why"))
 
 

@@ -84,8 +84,9 @@ def shown(table: pd.DataFrame, hypothesis: str) -> pd.DataFrame:
     rows = headlines(table[table["hypothesis"] == hypothesis])
     where = [", ".join([row.stage] * bool(row.stage) + [size_name(row.template_size)] * bool(row.template_size))
              for row in rows.itertuples()]
-    return pd.DataFrame({"network": rows["network"], "question": rows["question"], "where": where,
+    table = pd.DataFrame({"network": rows["network"], "question": rows["question"], "where": where,
                          "found": [statement(row) for row in rows.itertuples()], "verdict": rows["verdict"], "why": rows["why"]})
+    return table.reset_index(drop=True)
 
 
 def headlines(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +111,8 @@ def changes(curve: pd.DataFrame) -> pd.DataFrame:
     """Change of the EER from the unpruned network's, a fraction, of every evaluated network: mean over its seeds.
 
     One row per criterion, stage, protocol, pair, template size and step (after the first); columns seeds, spread (standard deviation
-    of the seeds, NaN for one), filters_removed_pct, parameters, value, ci_low, ci_high. Where the table lacks
+    of the seeds, NaN for one), filters_removed_pct, parameters, value, ci_low, ci_high. Template sizes that were measured at
+    few of the steps are left out. Where the table lacks
     `eer_change`, values are differences of EERs, and intervals, being unpaired, are left out (NaN).
     """
     lines = ["protocol", "pair", "template_size"]
@@ -121,6 +123,8 @@ def changes(curve: pd.DataFrame) -> pd.DataFrame:
         rows = rows.merge(unpruned[[*lines, "value"]].rename(columns={"value": "unpruned"}), on=lines)
         rows = rows.assign(value=rows["value"] - rows["unpruned"], ci_low=np.nan, ci_high=np.nan)
     rows = rows[rows["step"] > 0]
+    steps = rows.groupby("template_size")["step"].nunique()
+    rows = rows[rows["template_size"].isin(steps.index[steps == steps.max()])]
     keys = ["criterion", "stage", *lines, "step"]
     found = rows.groupby(keys)
     table = found[["filters_removed_pct", "parameters", "value"]].mean()

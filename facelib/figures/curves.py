@@ -88,7 +88,8 @@ class PruningCurve:
                 of_size = self.points[self.points["template_size"] == size]
                 for name in names:
                     if (of_size["line"] == name).any():
-                        self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], *pair_marks(name, names))
+                        self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], *pair_marks(name, names),
+                                                             band=0.13 if len(names) <= 4 else 0.07)
                 self._finish(axes, size_title(size), lowest_of_column(place, len(sizes), columns), left=place % columns == 0)
             self._legend(names, width)
         return self
@@ -134,8 +135,8 @@ def pruned_rows(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     return pruned, the_only(curve, "network", "curve"), the_only(curve[curve["stage"] != "control"], "criterion", "curve")
 
 
-def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: float = 5) -> Line2D:
-    """Draws one line's pruned curve with its band, and its fine-tuned and control points. Returns the curve."""
+def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: float = 5, band: float = 0.13) -> Line2D:
+    """Draws one line's pruned curve with its band (its opacity), and its other stages' points. Returns the curve."""
     stages = dict(list(points.groupby("stage")))
     pruned = stages.get("pruned", points.iloc[:0])  # a protocol may be kept for the fine-tuned networks
     mean = _mean_of_seeds(pruned)
@@ -143,7 +144,7 @@ def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: 
         for _, seed in pruned.groupby("seed"):
             axes.plot(seed["filters_removed_pct"], seed["value"], color=colour, linewidth=0.4, alpha=0.7)
     x = mean["filters_removed_pct"]
-    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.13, linewidth=0)
+    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=band, linewidth=0)
     [line] = axes.plot(x, mean["value"], color=colour, marker=marker, markevery=max(len(mean) // 8, 1))
     if "fine-tuned" in stages:
         tuned = stages["fine-tuned"]

@@ -58,7 +58,8 @@ class ErrorOfNetworks:
                 axes = self.axes_[network, size] = grid[row, column]
                 of_panel = self.curves[network].points[self.curves[network].points["stage"].isin(EVALUATED)]
                 for name, line in of_panel[of_panel["template_size"] == size].groupby("line"):
-                    self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4)
+                    self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4,
+                                                                     band=0.13 if len(names) <= 4 else 0.07)
                 rate_axis(axes, points[points["template_size"] == size], log=self.metric not in ("accuracy", "eer_change"))
                 if row == 0:
                     axes.set_title(size_title(size).replace(" images", "") if narrow and size > 1 else
@@ -191,6 +192,7 @@ class ErrorAgainstSize:
                 axes = self.axes_[size, column] = axes_row[place]
                 of_size = self.points[self.points["template_size"] == size]
                 front = self.front(size, column)
+                front = pd.concat([front, front.tail(1).assign(**{column: 1.25 * of_size[column].max()})])  # up to the edge
                 [self.fronts_[size, column]] = axes.plot(front[column], front["value"], drawstyle="steps-post", color="0.75", linewidth=3.5,
                                                          solid_joinstyle="miter", zorder=1)
                 for network, (colour, marker) in network_marks(networks).items():
