@@ -440,20 +440,39 @@ class ChannelGraph:
         Columns: filters and parameters (scalars) that leave with it as the network is now, layers (a tuple of the
         names of the convolutions that lose filters). Parameters where two groups cross are counted with both.
         """
-        counts = [np.bincount(groups, minlength=len(self._gone)) for groups in self._lists]
-        convolutions = self._convolutions()
-        filters = sum(counts[layer.outputs] for layer in convolutions.values())
-        parameters = np.zeros(len(self._gone), dtype=np.int64)
+        ids = np.flatnonzero(self._prunable & ~self._gone)
+        filters, layers = self._made_by
+        return pd.DataFrame({"filters": filters[ids], "parameters": self._leaving()[ids], "layers": layers[ids]},
+                            index=pd.Index(ids, name="group"))
+
+    @cached_property
+    def _made_by(self) -> tuple[np.ndarray, np.ndarray]:
+        """By group id, as traced: how many filters a group has, and the names of the convolutions that have them."""
+        filters, layers = np.zeros(len(self._gone), dtype=np.int64), np.full(len(self._gone), None, dtype=object)
+        for name, layer in self._convolutions().items():
+            for group, count in Counter(self._traced[layer.outputs].tolist()).items():
+                filters[group] += count
+                layers[group] = (*(layers[group] or ()), name)
+        return filters, layers
+
+    def _leaving(self) -> np.ndarray:
+        """Scalars of all parameters that leave with each group, by group id."""
+        scalars = np.zeros(len(self._lists), dtype=np.int64)  # that leave with one channel of each list
+        leaving = np.zeros(len(self._gone), dtype=np.int64)
         for slot in self._slots:
             if isinstance(slot.tensor, nn.Parameter):
-                parameters += self._leaving(slot, counts)
-        names: dict[int, tuple[str, ...]] = {}
-        for name, layer in convolutions.items():
-            for group in set(self._lists[layer.outputs].tolist()):
-                names[group] = (*names.get(group, ()), name)
-        ids = np.flatnonzero(self._prunable & ~self._gone)
-        return pd.DataFrame({"filters": filters[ids], "parameters": parameters[ids],
-                             "layers": [names[group] for group in ids.tolist()]}, index=pd.Index(ids, name="group"))
+                each = self._scalars_per_channel(slot)
+                rows, columns = slot.axes
+                if columns is None:
+                    scalars[rows] += each
+                    continue
+                scalars[rows] += each * len(self._lists[columns])
+                scalars[columns] += each * len(self._lists[rows])
+                down, across = (np.bincount(self._lists[axis], minlength=len(leaving)) for axis in slot.axes)
+                leaving -= each * down * across  # where a group crosses itself, it leaves once
+        for groups, each in zip(self._lists, scalars):
+            np.add.at(leaving, groups, each)
+        return leaving
 
     @property
     def removed(self) -> LongTensor:
@@ -487,16 +506,6 @@ class ChannelGraph:
     def _scalars_per_channel(self, slot: _Slot) -> int:
         stored = [len(groups) for groups in slot.on_axes(self._stored) if groups is not None]
         return slot.tensor.numel() // math.prod(stored)
-
-    def _leaving(self, slot: _Slot, counts: list[np.ndarray]) -> np.ndarray:
-        """Scalars of a parameter that leave with each group, which `counts` finds so many times in each list."""
-        each = self._scalars_per_channel(slot)
-        axes = [axis for axis in slot.axes if axis is not None]
-        if len(axes) == 1:
-            return counts[axes[0]] * each
-        rows, columns = axes  # what stands at the crossing of a group with itself leaves once
-        return (counts[rows] * len(self._lists[columns]) + counts[columns] * len(self._lists[rows])
-                - counts[rows] * counts[columns]) * each
 
     def filter_groups(self, layer: str) -> LongTensor:
         """Group id of each current output channel of a convolution (or batch normalisation); see `groups`.
@@ -568,14 +577,12 @@ class ChannelGraph:
     @cached_property
     def _families(self) -> list[tuple[np.ndarray, int]]:
         """Groups that are made by the same convolutions: their ids, and how many filters each gives to a layer at least."""
-        filters: dict[int, tuple] = {}
-        for name, layer in self._convolutions().items():
-            for group, count in Counter(self._traced[layer.outputs].tolist()).items():
-                filters[group] = (*filters.get(group, ()), (name, count))
+        filters, layers = self._made_by
         families: dict[tuple, list[int]] = {}
         for group in np.flatnonzero(self._prunable).tolist():
-            families.setdefault(filters[group], []).append(group)
-        return [(np.array(ids), math.gcd(*(count for _, count in made))) for made, ids in families.items()]
+            families.setdefault((layers[group], filters[group]), []).append(group)
+        in_layer = [np.bincount(self._traced[layer.outputs], minlength=len(self._gone)) for layer in self._convolutions().values()]
+        return [(np.array(ids), math.gcd(*(int(count[ids[0]]) for count in in_layer))) for ids in families.values()]
 
     def _to_die(self, gone: np.ndarray, multiple: int) -> np.ndarray:
         """Which of the groups that are gone are stored: the last of each family, as many as lack to the next multiple."""
