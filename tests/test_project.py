@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -71,6 +72,28 @@ def test_study_leaves_tables_figures_and_manifest(study):
     manifest = pd.read_json(study / "squeezenet" / "manifest.json", typ="series")
     assert {"config", "versions", "commit", "device", "parts", "faces"} <= set(manifest.index)
     assert manifest["faces"]["test"]["subjects"] == 4
+
+
+@pytest.mark.slow
+def test_the_whole_study_runs_and_a_second_start_finds_nothing_to_do(tmp_path):
+    """The Snakefile on the smoke preset, in a copy of what git knows of: three networks, their controls, comparison, report."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for file in files:
+        if not file.startswith("results/") and (ROOT / file).is_file():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / file)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "preset=smoke"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    found = tmp_path / "results" / "smoke"
+    for name in ("squeezenet", "mobilenetv2", "resnet50"):
+        assert set(results.read_table(found / name / "curve.csv")["network"]) == {name}
+        assert set(results.read_table(found / name / "arms" / "curve.csv")["criterion"]) == {"random", "none"}
+    verdicts = results.read_table(found / "comparison" / "hypotheses.csv")
+    assert set(verdicts["network"]) == {"squeezenet", "mobilenetv2", "resnet50"} and set(verdicts["hypothesis"]) == {"H1", "H2", "H3", "H4"}
+    assert (tmp_path / "build" / "report" / "index.html").is_file()
+    again = subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_figures_are_redrawn_from_the_tables_alone(study):
