@@ -14,7 +14,7 @@ import pandas as pd
 
 from facelib import hypotheses
 from facelib.hypotheses import EVERY_PAIR, Terms
-from facelib.results import StudyTables, in_percent, read_table, row_name, write_readable, write_table
+from facelib.results import StudyTables, in_percent, row_name, write_readable, write_table
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
 BYTES_PER_PARAMETER = 4  # float32

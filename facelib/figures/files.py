@@ -16,7 +16,7 @@ from facelib.figures.faces import TrainingCurve
 from facelib.figures.layers import FiltersLeft, WidthLoss, WidthsBeforeAfter
 from facelib.figures.networks import ErrorAgainstSize, ErrorOfNetworks, FiltersLeftOfNetworks, SizeOfNetworks
 from facelib.figures.scores import DetCurves, ScoreHistogram
-from facelib.figures.style import ONE_COLUMN, Figure, save
+from facelib.figures.style import ONE_COLUMN, save
 from facelib.results import StudyTables, load_studies, read_table, summary_markdown
 from facelib.storage import replacing
 
