@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from facelib.figures.style import MARKS, POSES, TWO_COLUMNS, Figure, style
 from facelib.layers import check_table
 
+
 @dataclass
 class TrainingCurve:
     """Loss of training and validation images, and validation accuracy, by epoch. table: what training.train returns."""

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from facelib.figures.style import MARKS, ONE_COLUMN, SHARES, TWO_COLUMNS, Figure, share_ticks, style
 from facelib.layers import Association, WidthEffect, filters_left, removed_pct, width_effect
 
+
 @dataclass
 class FiltersLeft:
     """Heat map of filters left: layers by depth, the first on top, against filters removed of the whole network.

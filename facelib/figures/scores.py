@@ -11,11 +11,25 @@ from matplotlib.patches import Patch
 from matplotlib.scale import FuncScale
 from scipy.special import ndtr, ndtri
 
-from facelib.figures.style import (INTERVAL, MARKS, ONE_COLUMN, TWO_COLUMNS, Figure, grid_of, line_names, lowest_of_column, pair_order,
-                                   panels_of, percent_axis, size_title, style)
+from facelib.figures.style import (
+    INTERVAL,
+    MARKS,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Figure,
+    grid_of,
+    line_names,
+    lowest_of_column,
+    pair_order,
+    panels_of,
+    percent_axis,
+    size_title,
+    style,
+)
 from facelib.layers import check_table, the_only
 from facelib.results import DET, SCORES
 from facelib.verification import det_curve
+
 
 @dataclass
 class _ErrorCurve:
