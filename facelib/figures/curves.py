@@ -9,11 +9,6 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-<<<<<<< HEAD
-from facelib.figures.style import (INTERVAL, MARKS, ONE_COLUMN, TWO_COLUMNS, Figure, count_text, grid_of, line_names, lowest_of_column,
-                                   metric_label, pair_marks, pair_order, panels_of, rate_axis, share_ticks, size_title,
-                                   style)
-=======
 from facelib.figures.style import (
     INTERVAL,
     MARKS,
@@ -33,7 +28,6 @@ from facelib.figures.style import (
     size_title,
     style,
 )
->>>>>>> hc
 from facelib.layers import check_table, the_only
 
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "parameters", "macs", "protocol", "pair",

@@ -14,8 +14,23 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from facelib.comparison import BYTES_PER_PARAMETER
 from facelib.figures.curves import PruningCurve, draw_line
 from facelib.figures.layers import FiltersLeft
-from facelib.figures.style import (INTERVAL, ONE_COLUMN, TWO_COLUMNS, Figure, log_ticks, metric_label, network_marks,
-                                   network_name, pair_marks, pair_order, panels_of, rate_axis, share_ticks, size_title, style)
+from facelib.figures.style import (
+    INTERVAL,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Figure,
+    log_ticks,
+    metric_label,
+    network_marks,
+    network_name,
+    pair_marks,
+    pair_order,
+    panels_of,
+    rate_axis,
+    share_ticks,
+    size_title,
+    style,
+)
 from facelib.results import StudyTables
 
 EVALUATED = ("pruned", "fine-tuned")
