@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +196,7 @@ def export_onnx(network: FaceNetwork, path: str | Path) -> None:
     gives have none.
     Raises ImportError when onnxscript, by which torch writes ONNX, is not installed.
     """
-    if find_spec("onnxscript") is None:
+    if importlib.util.find_spec("onnxscript") is None:
         raise ImportError("writing ONNX files needs the package onnxscript; install it with: "
                           "pip install 'facelib[published]'")
     size, training = network.config["image_size"], network.training

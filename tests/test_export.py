@@ -1,11 +1,12 @@
 """Pruned networks leave for other runtimes: torch.export and ONNX give the same logits and descriptors."""
 
+import importlib.util
+
 import onnx
 import pytest
 import torch
 from test_channels import some_groups
 
-from facelib import networks
 from facelib.networks import build, export_onnx
 from facelib.pruning import graph_of
 from facelib.published import OnnxNetwork
@@ -73,6 +74,6 @@ def test_dead_filters_are_dropped_before_export(tmp_path):
 
 
 def test_without_onnxscript_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"onnxscript; install it with: pip install 'facelib\[published\]'"):
         export_onnx(build("squeezenet", 2, SIZE, 2), tmp_path / "network.onnx")
