@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,28 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def export_onnx(network: FaceNetwork, path: str | Path) -> None:
+    """Writes what makes descriptors, without the training classifier, as an ONNX file for any runtime, as on a phone.
+
+    Input "images": (images, 3, size, size) float32, RGB of 0-255 less the means (faces.crops.RGB_MEANS), any number of
+    images. Output "descriptors": (images, descriptor) float32, not normalised: those of `embed` in evaluation mode.
+    Dead filters would be written as they are stored: ChannelGraph.align(1) takes them out. Networks that pruning.load
+    gives have none.
+    Raises ImportError when onnxscript, by which torch writes ONNX, is not installed.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ImportError("writing ONNX files needs the package onnxscript; install it with: "
+                          "pip install 'facelib[published]'")
+    size, training = network.config["image_size"], network.training
+    example = torch.zeros(2, 3, size, size, device=next(network.parameters()).device)
+    trunk = nn.Sequential(network.features, network.pool, network.flatten).eval()
+    try:
+        torch.onnx.export(trunk, (example,), Path(path), input_names=["images"], output_names=["descriptors"],
+                          dynamic_shapes=({0: "images"},), dynamo=True, external_data=False, verbose=False)
+    finally:
+        network.train(training)
 
 
 def descriptors(network: FaceNetwork, faces: FaceSet, batch_size: int = 64) -> np.ndarray:

@@ -4,7 +4,9 @@ torch-pruning is an oracle for what is removed only; it finds its own couplings,
 """
 
 import copy
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +147,19 @@ def test_channels_left_are_those_of_torch_pruning(name):
         assert layer.weight[:, 0, 0, 0].tolist() == gone[name].logical_not().nonzero().flatten().tolist()
     ours, theirs = network.state_dict(), oracle.state_dict()
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+
+
+def row(name):
+    """An architecture's row in docs/architectures.md, as far as it is numbers."""
+    builder, size = ARCHITECTURES[name]
+    graph = ChannelGraph(builder(), torch.zeros(1, 3, size, size))
+    return f"| {name} | {size} | {graph.filters:,} | {len(graph.groups):,} | {graph.parameters:,} | {graph.macs / 1e9:.3f} |"
+
+
+def test_the_documented_table_is_computed():
+    text = (Path(__file__).parents[1] / "docs" / "architectures.md").read_text()
+    documented = re.findall(r"^(\| .* \| \d+ \| [\d,]+ \| [\d,]+ \| [\d,]+ \| [\d.]+ \|)", text, re.MULTILINE)
+    assert documented == [row(name) for name in ARCHITECTURES]
 
 
 def test_mobilefacenet_is_the_papers():
