@@ -186,7 +186,7 @@ def test_a_change_repeats_just_what_depends_on_it(finished, change, expected):
 
 def test_other_code_repeats_nothing_but_is_named(finished):
     finished.write("facelib/training.py", "")
-    finished.write("facelib/figures.py", "")
+    finished.write("facelib/figures/curves.py", "")
     succeeded, parts, printed = finished.run()
     assert succeeded and parts == []
     assert "2_squeezenet/baseline" in printed and "changed: facelib/training.py." in printed
