@@ -119,3 +119,18 @@ def test_readmes_tables_are_those_of_the_saved_results():
 def test_pictures_in_the_readme_are_there():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (ROOT / "README.md").read_text())
     assert pictures and all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_readmes_speeds_are_those_measured():
+    readme, folder = (ROOT / "README.md").read_text(), ROOT / "results" / "benchmarks"
+    tables = {name: results.read_table(folder / f"{name}.csv") for name in ("pruning_removal", "pruning_scoring", "loading",
+                                                                           "verification", "coverage")}
+    scoring = tables["pruning_scoring"]
+    rows = [(tables["pruning_removal"]["removal_ms"], 0), (tables["pruning_removal"]["torch_pruning_over_removal"], 0),
+            (scoring.loc[scoring["criterion"] == "taylor_weight", "collect_pct"], 1), (tables["loading"]["waiting_pct"], 1)]
+    for values, digits in rows:
+        assert "".join(f" | {value:.{digits}f}" for value in values) + " |" in readme
+    seconds, covered = tables["verification"]["seconds"], 100 * tables["coverage"]["covered"]
+    for text in (f"{seconds[0]:.0f} s of processor time", f"{seconds[2]:.1f} s, where", f"`roc_curve` takes {seconds[3]:.0f} s",
+                 f"{covered.min():.0f} to {covered.max():.0f} %"):
+        assert text in readme
