@@ -28,7 +28,7 @@ SYNTHETIC = {"source": "synthetic", "subjects": 150, "images_per_pose": 8}
 
 
 def main(name: str, checkpoint: Path | None, folder: str | None) -> None:
-    learning, _ = faces.load_split(**({"source": "folder", "root": folder} if folder else SYNTHETIC), test_share=0.2)
+    learning, *_ = faces.load_split(**({"source": "folder", "root": folder} if folder else SYNTHETIC), test_share=0.2)
     learning, validation = faces.hold_out_images(learning, 0.1, SEED)
     about = {"network": name, "recipe": asdict(RECIPE), "faces": learning.fingerprint(),
              "checkpoint": results.file_hash(checkpoint) if checkpoint else None,
