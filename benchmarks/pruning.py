@@ -231,6 +231,9 @@ def peak(name: str, with_removal: bool) -> float:
 
 def resident() -> float:
     """The largest resident size of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would start from the size of the process that started this one
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 

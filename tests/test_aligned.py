@@ -113,7 +113,7 @@ def twins(name):
     return *both, batch
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in NETWORKS])
 def test_aligned_training_is_the_exact_networks_and_dead_filters_stay_zero(name):
     (exact, _, optimizer), (aligned, aligned_graph, aligned_optimizer), batch = twins(name)
     assert_dead_are_zero(aligned, aligned_graph, aligned_optimizer)
@@ -133,7 +133,7 @@ def test_aligned_training_is_the_exact_networks_and_dead_filters_stay_zero(name)
         assert relative_difference(other.double(), one.double()) < 1e-8
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in NETWORKS])
 def test_counts_and_tables_are_the_exact_networks(name):
     (exact, graph, _), (aligned, aligned_graph, _), _ = twins(name)
     assert sum(p.numel() for p in aligned.parameters()) > sum(p.numel() for p in exact.parameters()) == graph.parameters

@@ -120,7 +120,7 @@ def test_large_finite_gradients_are_no_fault(tmp_path):
     check_finite(made, torch.tensor(1.0), "now", tmp_path / "none")
 
 
-@pytest.mark.parametrize("number", [1, 2, 4, 5])  # of the writes: kept networks of steps 0, 2 and 4, a checkpoint each step
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)])  # of the writes: kept networks of steps 0, 2 and 4, a checkpoint each step
 def test_disk_full_while_saving_loses_nothing_and_room_is_all_it_takes(blobs, tmp_path, monkeypatch, number):
     whole = run(blobs, tmp_path / "whole", evaluate=unverified)
     writes, before, save_file = [], {}, safetensors.torch.save_file

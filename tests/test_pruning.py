@@ -93,7 +93,7 @@ def test_killed_in_the_middle_of_a_step_it_resumes_to_the_same_tables(never_kill
     assert run(blobs, tmp_path) == never_killed[0]
 
 
-@pytest.mark.parametrize("criterion", ["taylor_activation", "random"])
+@pytest.mark.parametrize("criterion", [pytest.param("taylor_activation", marks=pytest.mark.slow), "random"])
 def test_stopped_in_every_step_it_leaves_the_same_bytes(blobs, tmp_path, monkeypatch, criterion):
     """Weights, momentum, statistics, tables and groups: all that a checkpoint holds, after each of the steps."""
     schedule = replace(SCHEDULE, criterion=criterion, evaluate_every=1, scoring="separate", unit="macs")

@@ -273,7 +273,7 @@ def networks(preset):
     return [name for name in yaml.safe_load((ROOT / f"notebooks/presets/{preset}.yaml").read_text()) if name not in ("all", "1_faces")]
 
 
-@pytest.mark.parametrize("preset", ["smoke", "laptop"])
+@pytest.mark.parametrize("preset", ["smoke", pytest.param("laptop", marks=pytest.mark.slow)])
 def test_dry_run_of_a_preset_has_a_baseline_a_pruning_and_a_notebook_per_network(preset):
     count = dict(re.findall(r"^(\w+) +(\d+)$", dry_run(preset, "--cores", "2"), re.MULTILINE))
     number = str(len(networks(preset)))
@@ -287,14 +287,12 @@ def test_dry_run_on_slurm_asks_for_threads_memory_and_time():
     assert "threads: 16\n" in baseline and "mem_mb=16000" in baseline and "runtime=1440" in baseline
 
 
-@pytest.mark.skipif("def main" not in (ROOT / "facelib/study.py").read_text(), reason="facelib.study has no command line yet")
 def test_what_training_does_not_depend_on_are_parameters():
     listed = set(re.findall(r'"(\w+)"', re.search(r"AFTER_TRAINING = {(.*?)}", (ROOT / "Snakefile").read_text(), re.DOTALL)[1]))
     assert listed <= batch.declared(ROOT / "notebooks/2_squeezenet.ipynb").keys()
 
 
-@pytest.mark.skipif("def main" not in (ROOT / "facelib/study.py").read_text(), reason="facelib.study has no command line yet")
-@pytest.mark.parametrize("preset", ["smoke", "laptop"])
+@pytest.mark.parametrize("preset", ["smoke", pytest.param("laptop", marks=pytest.mark.slow)])
 def test_parts_are_those_that_the_study_names(preset):
     planned = dry_run(preset, "--cores", "2")
     for book in networks(preset):
