@@ -524,14 +524,14 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     return a.minus(b, confidence)
 
 
-BAND = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+BAND = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # falling, as in a DET curve
 
 
 def det_band(protocol: Protocol | PairProtocol, descriptors: np.ndarray, fars: Sequence[float] = BAND,
              resamples: int = 1000, seed: int = 0, similarity: str | Callable = "cosine", confidence: float = 0.95) -> pd.DataFrame:
     """FRR at each of `fars` with its interval over subjects: columns far, frr, ci_low, ci_high, in the order of fars.
 
-    The intervals are those of `evaluate`, each for its own FAR. FARs that the protocol cannot resolve, below one of its
+    The intervals are those of `evaluate`, each for its own FAR: figures.DetDisplay(far, frr, name, ci_low, ci_high) draws them. FARs that the protocol cannot resolve, below one of its
     impostor comparisons, are left out. Raises as `evaluate` does.
     """
     impostors = measure(protocol, descriptors, (), 0, seed, similarity).impostor

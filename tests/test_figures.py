@@ -387,3 +387,16 @@ def test_no_results_is_an_error(tmp_path):
 def test_a_notebook_shows_the_figure():
     figure = figures.SizeCurve.from_table(CURVE).plot().figure_
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_det_band_is_drawn_around_its_rates():
+    from facelib import verification
+
+    random = np.random.default_rng(0)
+    people = np.repeat(np.arange(20), 4)
+    descriptors = random.normal(size=(20, 8))[people] + random.normal(size=(80, 8))
+    band = verification.det_band(verification.all_against_all(people), descriptors, resamples=100)
+    display = figures.DetDisplay(*(band[name].to_numpy() for name in ("far", "frr")), "faces",
+                                 *(band[name].to_numpy() for name in ("ci_low", "ci_high"))).plot()
+    assert display.line_.get_ydata().tolist() == band["frr"].tolist() and len(display.axes_.collections) == 1
+    assert "Band: 95 % interval" in display.caption
