@@ -123,7 +123,10 @@ def score_histogram(genuine: np.ndarray, impostor: np.ndarray, bins: int = 100):
     Returns edges (bins + 1,), genuine (bins,), impostor (bins,); each share sums to 1.
     """
     genuine, impostor = _checked(genuine, impostor)
-    edges = np.histogram_bin_edges([min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max())], bins)
+    low, high = float(min(genuine.min(), impostor.min())), float(max(genuine.max(), impostor.max()))
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-300):  # all alike, as of a network that knows nothing
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
     return edges, *(np.histogram(scores, edges)[0] / scores.size for scores in (genuine, impostor))
 
 

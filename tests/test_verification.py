@@ -639,3 +639,10 @@ def test_a_det_band_is_the_interval_of_frr_at_each_far():
     assert band["frr"].iloc[1] == alone["value"]
     assert band[["ci_low", "ci_high"]].iloc[1].to_numpy() == pytest.approx(alone[["ci_low", "ci_high"]].to_numpy(float), abs=0.02)
     assert (band["ci_low"] <= band["frr"]).all() and (band["frr"] <= band["ci_high"]).all()
+
+
+def test_scores_that_are_all_alike_have_a_histogram():
+    alike = np.full(4, 1, np.float32)
+    alike[0] = np.nextafter(np.float32(1), np.float32(0))
+    edges, genuine, impostor = verification.score_histogram(alike, alike[1:], 50)
+    assert len(edges) == 51 and genuine.sum() == impostor.sum() == 1
