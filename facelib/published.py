@@ -432,9 +432,8 @@ def verify(network: nn.Module, tested: FaceSet, whole: bool = True) -> pd.DataFr
     if not listed or not pd.isna(tested.poses).any():
         tables += [verification.evaluate(protocol, found, METRICS) for size in TEMPLATE_SIZES
                    for protocol in verification.pose_pairs(tested.subjects, tested.poses, size)]
-    subjects = None if pd.isna(tested.subjects).any() else tested.subjects
     for name, pairs in listed.items():
-        protocol = verification.pair_folds(pairs, subjects, name)
+        protocol = verification.pair_folds(pairs, tested.subjects, name)
         tables.append(verification.evaluate(protocol, found, (*METRICS, "accuracy")))
     return pd.concat(tables, ignore_index=True).assign(network=network.config["name"])[VERIFICATION]
 

@@ -167,8 +167,7 @@ class Study:
         yield self.test, [protocol for size in sizes for protocol in
                           verification.pose_pairs(self.test.subjects, self.test.poses, size)], ("eer", "frr_at_far_0.001")
         for others in self.more_faces.values() if closely else ():
-            subjects = None if pd.isna(others.subjects).any() else others.subjects
-            yield others, [verification.pair_folds(pairs, subjects, name.split("/")[-1])
+            yield others, [verification.pair_folds(pairs, others.subjects, name.split("/")[-1])
                            for name, pairs in others.pairs.items()], ("accuracy", "eer")
 
     @cached_property
@@ -258,7 +257,7 @@ class Study:
 
         def verify(network: FaceNetwork, step: int) -> pd.DataFrame:
             if not before:
-                before.update({key(found): found for found in self.measure(unpruned, closely=True)})
+                before.update({key(found): found for found in self.measure(unpruned, closely=bool(chosen_steps))})
             rows = []
             for found in self.measure(network, step in chosen_steps):
                 change = found.minus(before[key(found)]).drop(columns=["value_a", "value_b"])

@@ -335,7 +335,7 @@ def pair_folds(pairs: pd.DataFrame, subjects: Sequence | None = None, name: str 
     """Listed pairs in folds, such as the 10 folds of LFW View 2.
 
     pairs: columns image_a, image_b (positions of images), same (true or false), fold.
-    subjects: the subject of every image, or None where unknown.
+    subjects: the subject of every image; None, or with an image whose subject is unknown, they are not used.
     Raises ValueError when a column is missing, `same` contradicts the subjects, there are fewer than two folds, or a
     side has no pairs.
     """
@@ -347,6 +347,8 @@ def pair_folds(pairs: pd.DataFrame, subjects: Sequence | None = None, name: str 
     if same.all() or not same.any() or len(set(fold)) < 2:
         raise ValueError(f"pairs: expected genuine and impostor pairs in two folds or more, found {same.sum()} genuine "
                          f"and {(~same).sum()} impostor pairs in {len(set(fold))} folds")
+    if subjects is not None and pd.isna(np.asarray(subjects, dtype=object)).any():
+        subjects = None
     if subjects is not None:
         subjects = np.asarray(subjects).astype(str)
         wrong = np.flatnonzero((subjects[first] == subjects[second]) != same)

@@ -646,3 +646,9 @@ def test_scores_that_are_all_alike_have_a_histogram():
     alike[0] = np.nextafter(np.float32(1), np.float32(0))
     edges, genuine, impostor = verification.score_histogram(alike, alike[1:], 50)
     assert len(edges) == 51 and genuine.sum() == impostor.sum() == 1
+
+
+def test_pairs_with_unknown_people_have_no_intervals_over_subjects():
+    pairs = pd.DataFrame({"image_a": [0, 1, 2, 3], "image_b": [1, 2, 3, 0], "same": [True, False, True, False], "fold": [1, 1, 2, 2]})
+    assert verification.pair_folds(pairs, ["a", "a", "b", None]).subjects is None
+    assert verification.pair_folds(pairs, ["a", "a", "b", "b"]).subjects.tolist() == ["a", "a", "b", "b"]
