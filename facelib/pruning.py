@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from facelib import networks
+from facelib.aligned import choose_multiple
 from facelib.channels import ChannelGraph
 from facelib.faces.crops import normalise, training_batches
 from facelib.faces.faceset import FaceSet
@@ -63,7 +64,8 @@ class Schedule:
     scoring: "training" scores the mini-batches that train, each before its update; "separate" trains on
         batches_per_step mini-batches, then scores as many of the next ones, in training mode but without updates.
     multiple: of filters, at which layers are stored, which makes them faster than their exact widths on most processors
-        (channels: Aligned storage); 1 stores exact widths. The function, the counts and the kept networks are the same.
+        (channels: Aligned storage); 1 stores exact widths; 0 takes, after every evaluation, whichever of 1 and 8 measures
+        faster, so that rounding is no longer the same in every run. The function, the counts and the kept networks are the same.
     reestimate_batches: before each evaluation the running statistics of batch normalisation are made anew from so many
         training mini-batches; 0 leaves the moving averages, which still remember the network before the step.
     """
@@ -96,7 +98,7 @@ class Schedule:
         if self.scoring == "separate" and self.learning_rate == 0:
             raise ValueError("scoring separate from training needs a learning_rate above 0; scoring 'training' with 0 only scores")
         for name, least in {"batches_per_step": 0, "learning_rate": 0, "evaluate_every": 1, "reestimate_batches": 0,
-                            "multiple": 1}.items():
+                            "multiple": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, found {getattr(self, name)}")
 
@@ -202,7 +204,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     path = folder / "pruning.safetensors"
     keep_freed_memory()
     network.to(device())
-    graph = graph_of(network, schedule.keep_descriptor, schedule.multiple)
+    graph = graph_of(network, schedule.keep_descriptor, schedule.multiple or 1)
     total = size_columns(network, graph)[schedule.unit]
     optimizer = optimizer_for(network, recipe, schedule.learning_rate)
     curve, layers = [], []
@@ -211,6 +213,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
         if saved["schedule"] != asdict(schedule):
             raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its "
                              "folder")
+        graph.align(saved["multiple"])
         graph.remove(tensors["removed"], optimizer)
         network.load_state_dict(under("network", tensors))
         load_momentum(optimizer, network, under("momentum", tensors))
@@ -246,6 +249,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                 rows = evaluate(network, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
+                if schedule.multiple == 0:
+                    choose_multiple(network, graph, recipe, precision, optimizer)
                 save_network(folder / f"{schedule.stage}-{step:03d}.safetensors", network, graph, schedule.keep_descriptor)
                 row = rows.iloc[0]
                 bar.set_postfix_str(f"{graph.filters} filters, {row['pair']} {row['metric']} {row['value']:.4f}",
@@ -253,7 +258,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
             tensors = prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
             save_checkpoint(path, tensors | {"removed": graph.removed},
                             {"network": network.config, "schedule": asdict(schedule), "step": step,
-                             "precision": precision, "curve": curve, "layers": layers})
+                             "precision": precision, "multiple": graph.multiple, "curve": curve, "layers": layers})
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
@@ -308,15 +313,15 @@ def couplings(graph: ChannelGraph) -> dict[str, int]:
 def save_network(path: Path, network: FaceNetwork, graph: ChannelGraph, keep_descriptor: bool, **more) -> None:
     """Writes what `load` needs: the constructor's arguments, the groups removed and the weights; and more, if given."""
     save_checkpoint(path, prefixed("network", graph.exact(network.state_dict())) | {"removed": graph.removed},
-                    {"network": network.config, "keep_descriptor": keep_descriptor} | more)
+                    {"network": network.config, "keep_descriptor": keep_descriptor, "multiple": graph.multiple} | more)
 
 
 def load(path: Path, multiple: int = 1) -> tuple[FaceNetwork, ChannelGraph]:
     """A pruned network from its checkpoint, rebuilt through its constructor: same logits, bit for bit. multiple: as in
-    `Schedule`; above 1, they are the same up to rounding."""
-    network, graph, tensors = _rebuilt(path)
+    `Schedule`, where 0 is that of the run when it was kept; above 1, they are the same up to rounding."""
+    network, graph, tensors, kept = _rebuilt(path)
     network.load_state_dict(under("network", tensors))
-    graph.align(multiple)
+    graph.align(multiple or kept)
     return network, graph
 
 
@@ -326,17 +331,18 @@ def fresh(path: Path, seed: int, multiple: int = 1) -> tuple[FaceNetwork, Channe
     The draw is that of the seed and of nothing else; it is not the one the pruned network once started from.
     """
     torch.manual_seed(seed_of(seed, 5))
-    network, graph, _ = _rebuilt(path)
-    graph.align(multiple)
+    network, graph, _, kept = _rebuilt(path)
+    graph.align(multiple or kept)
     return network, graph
 
 
-def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor]]:
+def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor], int]:
+    """Network and graph of a checkpoint, its tensors, which are not loaded yet, and the multiple of the run that kept it."""
     tensors, saved = load_checkpoint(path)
     network = networks.build(**saved["network"]).eval()
     graph = graph_of(network, saved["keep_descriptor"])
     graph.remove(tensors["removed"])
-    return network, graph, tensors
+    return network, graph, tensors, saved["multiple"]
 
 
 def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,

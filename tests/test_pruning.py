@@ -489,3 +489,28 @@ def test_layers_that_lose_filters_together_have_the_same_coupling():
     assert mobilenet["features.2.conv.2"] == mobilenet["features.3.conv.2"] != mobilenet["features.4.conv.2"]
     stream = [resnet[f"features.layer1.{layer}"] for layer in ("0.downsample.0", "0.conv3", "1.conv3", "2.conv3")]
     assert len(set(stream)) == 1 and resnet["features.layer1.1.conv2"] not in stream
+
+
+def test_storage_that_measures_faster_is_taken_and_kept_when_resumed(blobs, tmp_path, monkeypatch):
+    def always_aligned(network, graph, recipe, precision, optimizer):
+        graph.align(8, optimizer)
+
+    monkeypatch.setattr(pruning, "choose_multiple", always_aligned)
+    schedule = replace(SCHEDULE, multiple=0)
+    whole = run(blobs, tmp_path / "whole", schedule)
+    assert load_checkpoint(tmp_path / "whole" / "pruning.safetensors")[1]["multiple"] == 8
+    network, graph = pruning.load(tmp_path / "whole" / "pruned-004.safetensors", 0)
+    assert all(network.get_submodule(layer).out_channels % 8 == 0 for layer in graph.layers.index)
+    save, saved = pruning.save_checkpoint, []
+
+    def stopping(path, *arguments):
+        save(path, *arguments)
+        saved.append(path.name)
+        if saved.count("pruning.safetensors") == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning, "save_checkpoint", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(blobs, tmp_path / "stopped", schedule)
+    monkeypatch.setattr(pruning, "save_checkpoint", save)
+    assert run(blobs, tmp_path / "stopped", schedule) == whole
