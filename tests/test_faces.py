@@ -455,6 +455,17 @@ def test_lfw_view_2(tmp_path):
     assert pair_folds(faces.pairs["view2"], faces.subjects).same.tolist() == [True, True, False, False] * 2
 
 
+def test_lfws_faces_are_in_the_middle_of_its_images(tmp_path):
+    root = lfw(tmp_path)
+    (root / "lfw_funneled" / "Ann" / "Ann_0001.jpg").write_bytes(b"damaged")
+    faces = load("lfw", root)
+    width, height = faces[1][0].size
+    assert faces.box(0).tolist() == pytest.approx([0.26 * width, 0.26 * height, 0.48 * width, 0.48 * height], rel=1e-5)
+    assert load("lfw", root, face_share=1).box(1) is None
+    with pytest.raises(FaceError, match="face_share is a share .* found 0"):
+        load("lfw", root, face_share=0)
+
+
 @pytest.mark.parametrize("change, found", [
     (lambda text: text.replace("2\t2\n", "1100\n", 1), "expected `folds  n` .* found '1100' and 8 pairs"),
     (lambda text: text[:-10], "found '2 2' and 7 pairs|line 9"), (lambda text: "", "is empty"),

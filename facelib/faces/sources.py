@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -171,18 +172,34 @@ def cfp_images(path: Path) -> dict[int, str]:
     return {int(number): "/".join(image.split("/")[-3:]) for number, image in split}
 
 
-def lfw(root=None, name: str = "lfw") -> FaceSet:
+def lfw(root=None, face_share: float = 0.48, name: str = "lfw") -> FaceSet:
     """Labeled Faces in the Wild: root/pairs.txt and root/{lfw-deepfunneled,lfw_funneled,lfw}/Name/Name_0001.jpg.
 
-    Without root, scikit-learn's copy, downloaded when it is not there yet (233 MB). pairs: view2, 10 folds.
+    Without root, scikit-learn's copy, downloaded when it is not there yet (233 MB). face_share: the side of the face's
+        box, about the centre of the aligned images, as a share of theirs; 1 for images that are cut already. pairs: view2,
+        10 folds.
     """
+    if not 0 < face_share <= 1:
+        raise FaceError(f"face_share is a share of the image's side, above 0 and at most 1, found {face_share}")
     if root is None or str(root) == "":
         root = _downloaded_lfw()
     root = existing(root, name, "pairs.txt and lfw-deepfunneled/Name/Name_0001.jpg")
     known = [root / folder for folder in ("lfw-deepfunneled", "lfw_funneled", "lfw")]
     images = next((folder for folder in known if folder.is_dir()), root)
     faces = subjects_below(images, name, "Name/Name_0001.jpg", [])
+    if face_share < 1:
+        faces = with_central_boxes(faces, face_share)
     return with_pairs(faces, {"view2": lfw_pairs(root / "pairs.txt")}, root / "pairs.txt")
+
+
+def with_central_boxes(faces: FaceSet, share: float) -> FaceSet:
+    """Images of one size, that of the first that can be read, with a face box of this share of their sides in the middle."""
+    for index in range(len(faces)):
+        with contextlib.suppress(FaceError):  # the check reports it
+            width, height = faces.read(index).size
+            box = {"x": width * (1 - share) / 2, "y": height * (1 - share) / 2, "w": width * share, "h": height * share}
+            return FaceSet(faces.table.assign(**{side: np.float32(length) for side, length in box.items()}), faces.readers)
+    return faces
 
 
 def _downloaded_lfw() -> Path:
