@@ -52,7 +52,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
     environment = os.environ | {"FACELIB_CACHE": str(folder / "cache")}
     where = ["-p", "results", str(folder / "results")]
-    for notebook, more in [("1_faces", []), ("2_squeezenet", ["-p", "runs", str(folder / "runs")])]:
+    for notebook, more in [("1_faces", []), ("2_squeezenet", ["-p", "runs", str(folder / "runs"), "-p", "arms", "{}"])]:
         subprocess.run([sys.executable, "-m", "facelib.batch", f"notebooks/{notebook}.ipynb", str(folder / f"{notebook}.ipynb"),
                         "-f", "notebooks/presets/smoke.yaml", *where, *more], check=True, cwd=ROOT, env=environment)
     return folder / "results" / "smoke"
