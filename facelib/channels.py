@@ -33,7 +33,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -459,6 +459,7 @@ class ChannelGraph:
         """Scalars of all parameters that leave with each group, by group id."""
         scalars = np.zeros(len(self._lists), dtype=np.int64)  # that leave with one channel of each list
         leaving = np.zeros(len(self._gone), dtype=np.int64)
+        channels = cache(lambda number: np.bincount(self._lists[number], minlength=len(leaving)))  # of each group in a list
         for slot in self._slots:
             if isinstance(slot.tensor, nn.Parameter):
                 each = self._scalars_per_channel(slot)
@@ -468,8 +469,7 @@ class ChannelGraph:
                     continue
                 scalars[rows] += each * len(self._lists[columns])
                 scalars[columns] += each * len(self._lists[rows])
-                down, across = (np.bincount(self._lists[axis], minlength=len(leaving)) for axis in slot.axes)
-                leaving -= each * down * across  # where a group crosses itself, it leaves once
+                leaving -= each * channels(rows) * channels(columns)  # where a group crosses itself, it leaves once
         for groups, each in zip(self._lists, scalars):
             np.add.at(leaving, groups, each)
         return leaving

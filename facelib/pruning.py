@@ -6,8 +6,7 @@ import contextlib
 import copy
 import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -145,42 +144,46 @@ def choose(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], 
     filters leaves once), so parameters and MACs are counted after removal from a copy without values.
     network: the graph's; needed for parameters and MACs. Raises ValueError when less than `count` can be removed.
     """
-    order = ranked(graph, groups, scores, minimum)
+    ranking = ranked(graph, groups, scores, minimum)
+    order, removed = [], 0
     if unit == "filters":
-        sums = np.concatenate([[0], graph.groups.loc[order, "filters"].cumsum()])
-        removed = sums.__getitem__
+        while removed < count and (found := next(ranking, None)):
+            order.append(found[0])
+            removed += found[1]
     else:
         before, outline = size_columns(network, graph)[unit], _outline(network, graph)
 
-        def removed(number: int) -> int:
+        def leaving(number: int) -> int:
             smaller, trial = copy.deepcopy(outline)
             trial.remove(order[:number])
             return before - size_columns(smaller, trial)[unit]
 
-    number = bisect_left(range(len(order) + 1), count, key=removed)
-    if number > len(order):
-        raise ValueError(f"asked to remove {count} {unit}, but only {removed(len(order))} can go while every layer "
-                         f"keeps {minimum} filters")
-    return order[:number]
+        order = [group for group, _ in ranking]
+        order = order[:bisect_left(range(len(order) + 1), count, key=leaving)]
+        removed = leaving(len(order))
+    if removed < count:
+        raise ValueError(f"asked to remove {count} {unit}, but only {removed} can go while every layer keeps {minimum} filters")
+    return order
 
 
-def ranked(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], minimum: int = 1) -> list[int]:
-    """The groups in the order in which they leave: one ranking over all layers, lowest score first.
+def ranked(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], minimum: int = 1) -> Iterator[tuple[int, int]]:
+    """The groups in the order in which they leave, each with its number of filters: one ranking over all layers, lowest
+    score first.
 
     Equal scores go by group id. A group whose layer would keep fewer than `minimum` filters stays, and is left out.
     """
     groups, scores = np.asarray(groups), np.asarray(scores)
-    layers_of = graph.groups["layers"].to_dict()
+    removable = graph.groups
+    layers_of = dict(zip(removable.index.tolist(), removable["layers"]))
     left = graph.layers["out_channels"].to_dict()
-    filters = {layer: Counter(graph.filter_groups(layer).tolist()) for layer in left}  # of each group
-    order = []
+    filters = {layer: graph.filter_groups(layer) for layer in left}
     for group in groups[np.lexsort((groups, scores))].tolist():
         layers = layers_of.get(group, ())  # what may never leave has none there
-        if layers and all(left[layer] - filters[layer][group] >= minimum for layer in layers):
+        leaving = {layer: int((filters[layer] == group).sum()) for layer in layers}
+        if layers and all(left[layer] - leaving[layer] >= minimum for layer in layers):
             for layer in layers:
-                left[layer] -= filters[layer][group]
-            order.append(group)
-    return order
+                left[layer] -= leaving[layer]
+            yield group, sum(leaving.values())
 
 
 def _outline(network: FaceNetwork, graph: ChannelGraph) -> tuple[FaceNetwork, ChannelGraph]:

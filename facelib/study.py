@@ -91,12 +91,13 @@ class Study:
 
     def __post_init__(self):
         self.recipe, self.pruning_schedule, self.finetune_recipe, self.arm_schedules  # noqa: B018  each checks its own
-        for name, shares in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
-            for share in shares:
-                step = share / self.step_share
-                if not 0 <= share <= self.last_share or abs(step - round(step)) > 1e-6 \
-                        or not self.pruning_schedule.evaluated(round(step)):
-                    raise ValueError(f"{name} has {share}, where pruning does not evaluate: it does every "
+        schedule = self.pruning_schedule
+        for name, amounts in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
+            for amount in amounts:
+                share = self._share(amount)
+                step = share / schedule.step_share
+                if not 0 <= share <= schedule.last_share or abs(step - round(step)) > 1e-6 or not schedule.evaluated(round(step)):
+                    raise ValueError(f"{name} has {amount}, where pruning does not evaluate: it does every "
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
         if not self.template_sizes or min(self.template_sizes + self.more_template_sizes) < 1:
             raise ValueError("template_sizes and more_template_sizes are numbers of images, at least 1, found "
@@ -113,8 +114,18 @@ class Study:
                       label_smoothing=self.label_smoothing, precision=self.precision)
 
     @cached_property
+    def _whole(self) -> int:
+        """How much of `unit` the unpruned network has; its number of classes does not matter."""
+        network = networks.build(self.network, 2, self.image_size, self.stem_stride)
+        return pruning.size_columns(network, pruning.graph_of(network))[self.unit]
+
+    def _share(self, amount: float) -> float:
+        """An amount to remove as a share of the unpruned network: below 1 it is one, from 1 on a count of `unit`."""
+        return amount if amount < 1 or self.unit not in pruning.UNITS else amount / self._whole
+
+    @cached_property
     def pruning_schedule(self) -> Schedule:
-        return Schedule(self.criterion, self.step_share, self.last_share, self.batches_per_step,
+        return Schedule(self.criterion, self._share(self.step_share), self._share(self.last_share), self.batches_per_step,
                         self.pruning_learning_rate, self.evaluate_every, self.keep_descriptor, self.unit,
                         self.minimum_filters, self.scoring, self.reestimate_batches, self.multiple)
 
@@ -126,13 +137,14 @@ class Study:
         if wrong:
             raise ValueError(f"arms are a criterion or control, and its number of seeds, found {wrong[0]}: {self.arms[wrong[0]]!r}")
         return {(name, seed): replace(self.pruning_schedule, criterion="none" if name == "control" else name,
-                                      step_share=self.arm_step_share, evaluate_every=1)
+                                      step_share=self._share(self.arm_step_share), evaluate_every=1)
                 for name, seeds in self.arms.items() for seed in range(seeds)}
 
     @property
     def chosen_steps(self) -> set[int]:
         """Steps whose networks are looked at more closely: unpruned, and those that are fine-tuned."""
-        return {0} | {round(share / self.step_share) for share in self.finetune_shares + self.scratch_shares}
+        step_share = self.pruning_schedule.step_share
+        return {0} | {round(self._share(amount) / step_share) for amount in self.finetune_shares + self.scratch_shares}
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet, dict[str, FaceSet]]:
@@ -281,10 +293,10 @@ class Study:
             found = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, verify, self.seed,
                                   self.run.folder)
         with self.run.timed("fine-tuning"):
-            tuned = pruning.fine_tune(self.run.folder, self.finetune_shares, self.training, self.validation,
+            tuned = pruning.fine_tune(self.run.folder, [*map(self._share, self.finetune_shares)], self.training, self.validation,
                                       self.pruning_schedule, finetune_recipe, verify, self.seed)
         with self.run.timed("from scratch"):
-            fresh = pruning.from_scratch(self.run.folder, self.scratch_shares, self.training, self.validation,
+            fresh = pruning.from_scratch(self.run.folder, [*map(self._share, self.scratch_shares)], self.training, self.validation,
                                          self.pruning_schedule, recipe, verify, self.seed)
         return together([found, tuned, fresh])
 

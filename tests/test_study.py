@@ -138,6 +138,17 @@ def test_the_trunk_can_learn_other_faces_first(tmp_path):
     assert set(study.baseline_run.parts()) == {"pretraining", "training"}
 
 
+@pytest.mark.parametrize("unit, whole", [("filters", 3944), ("parameters", 1_239_440)])
+def test_a_step_can_be_a_number(tmp_path, unit, whole):
+    """The sizes are the papers' SqueezeNet."""
+    study = Study.from_parameters(parameters(tmp_path, unit=unit, step_share=17, last_share=170, finetune_shares=[0, 51],
+                                             scratch_shares=[], arm_step_share=85))
+    schedule = study.pruning_schedule
+    assert [round(step * schedule.step_share * whole, 6) for step in range(schedule.steps + 1)] == list(range(0, 171, 17))
+    assert study.chosen_steps == {0, 3}
+    assert {arm.steps for arm in study.arm_schedules.values()} == {2}
+
+
 def test_parts_are_listed_and_unknown_ones_refused(tmp_path):
     people(tmp_path / "faces", 5, 2)
     command = [sys.executable, "-m", "facelib.study", str(NOTEBOOK)]
@@ -152,6 +163,8 @@ def test_parts_are_listed_and_unknown_ones_refused(tmp_path):
     ({"arms": {"tailor_weight": 1}}, "tailor_weight"),
     ({"arms": {"random": 0}}, "number of seeds.*'random': 0|random.*0"),
     ({"finetune_shares": [0.15]}, "0.15, where pruning does not evaluate"),
+    ({"step_share": 100, "last_share": 300, "arm_step_share": 100, "finetune_shares": [150]}, "150, where pruning does not evaluate: it does every 100 up to 300"),
+    ({"step_share": 3945, "last_share": 3945}, "0 < step_share <= last_share < 1"),
     ({"template_sizes": []}, "at least 1, found"),
     ({"more_template_sizes": [0]}, "at least 1, found"),
 ])
