@@ -12,11 +12,10 @@ on the hypothesis' side, "not supported" when it is wholly on the other, "undeci
 runs that would tell are missing. Intervals of error rates are over subjects. Verdicts are not corrected for
 their number: each answers its own question, and one in twenty that hangs on chance alone goes wrong.
 
-The tables hold intervals of each network, and of its change from the unpruned one (`eer_change`, paired on the same
-subjects), but none of the difference between two pruned networks. It is worked out from both networks' own intervals as if
-they were independent (Newcombe's square-and-add, 1998). Both are measured on the same subjects, mostly for and against the same
-ones, so this interval is rather too wide: it leaves undecided what a paired one might decide. Where several seeds were
-run, their scatter is added the same way.
+The tables hold intervals of each network, of its change from the unpruned one (`eer_change`), and of differences between two
+pruned ones (differences.csv), the last two paired on the same subjects. Where a study has no differences.csv, they are
+worked out from both networks' own intervals as if these were independent (Newcombe's square-and-add, 1998), which is rather
+too wide: it leaves undecided what a paired one might decide. Where several seeds were run, their scatter is added the same way.
 """
 
 from __future__ import annotations
@@ -373,14 +372,29 @@ def _compare_at(study, hypothesis, question, found, one: tuple[str, str], other:
         return [_missing(study, hypothesis, question, f"no network near {pct:g} % of the filters removed in both", one[1])]
     rows = []
     a, b = (arm[arm["step"] == step].set_index(["template_size", "pair"]) for arm in arms)
+    asked = {"criterion": one[0], "stage": one[1], "other_criterion": other[0], "other_stage": other[1], "step": step}
+    paired = study.differences[(study.differences[list(asked)] == pd.Series(asked)).all(axis=1)].dropna(subset="ci_low")
     for size in sorted(set(a.index.get_level_values(0)) & set(b.index.get_level_values(0))):
-        value, low, high = difference(a.loc[size], b.loc[size])
+        here = paired[paired["template_size"] == size]
+        value, low, high = difference(a.loc[size], b.loc[size]) if here.empty else paired_difference(here)
         seeds = f"{a.loc[size, 'seeds'].max():.0f} and {b.loc[size, 'seeds'].max():.0f} seed(s)"
         why = (f"at {shares[step]:.1f} % removed, {row_name(EVERY_PAIR, size)}, mean; {seeds}; "
-               + ("no paired intervals of the change" if np.isnan(low) else "interval: the two networks' own, squared and added"))
+               + ("no paired intervals of the change" if np.isnan(low) else "interval: " +
+                  ("the two networks' own, squared and added" if here.empty else "paired on the same subjects")))
         rows.append(_row(study, hypothesis, question, 100 * value, 100 * low, 100 * high, "points",
                          _verdict(-high, -low, 0, strictly=True), why, one[1], EVERY_PAIR, size))
     return rows
+
+
+def paired_difference(seeds: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean over one network's seeds of its EER less the other's, with its interval; seeds: rows of differences.csv.
+
+    The seeds' intervals are averaged; their scatter counts as in `difference`, for the one seed of the other network, too.
+    """
+    value, count = seeds["value"].mean(), len(seeds)
+    scatter = stats.t.ppf(0.975, count - 1) ** 2 * seeds["value"].var() * (1 / count + 1) if count > 1 else 0.0
+    low, high = (np.sqrt((seeds["value"] - seeds[end]).mean() ** 2 + scatter) for end in ("ci_low", "ci_high"))
+    return float(value), float(value - low), float(value + high)
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float]:

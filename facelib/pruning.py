@@ -39,8 +39,8 @@ from facelib.training import (
     train,
 )
 
-# of a network after a step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
-Evaluate = Callable[[FaceNetwork, int], pd.DataFrame]
+# of a network, its stage and step: rows of protocol, pair, template_size, metric, value, ...; it may verify more at some steps
+Evaluate = Callable[[FaceNetwork, str, int], pd.DataFrame]
 
 UNITS = ("filters", "parameters", "macs")  # columns of the tables
 
@@ -249,7 +249,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                     reestimate(network, training_batches(training, size, recipe.batch_size, seed, 0,
                                                          schedule.reestimate_batches))
                 found = {"step": step} | size_columns(network, graph)
-                rows = evaluate(network, step)
+                rows = evaluate(network, schedule.stage, step)
                 curve += (pd.DataFrame([about | found]).merge(rows, how="cross")).to_dict("records")
                 layers += layer_rows(graph, about, step)
                 if schedule.multiple == 0:
@@ -387,7 +387,7 @@ def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph
             train(network, training, validation, recipe, seed, done.with_suffix(""))
             about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
             found = about | {"step": step} | size_columns(network, graph)
-            rows = pd.DataFrame([found]).merge(evaluate(network, step), how="cross").to_dict("records")
+            rows = pd.DataFrame([found]).merge(evaluate(network, stage, step), how="cross").to_dict("records")
             save_network(done, network, graph, schedule.keep_descriptor, curve=rows, layers=layer_rows(graph, about, step))
         saved = load_checkpoint(done)[1]
         curve += saved["curve"]

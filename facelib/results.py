@@ -25,6 +25,8 @@ PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scik
             "mat-io", "onnxruntime"]
 DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "protocol", "pair", "template_size", "far", "frr",
        "genuine", "impostor"]
+DIFFERENCES = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "other_criterion", "other_seed", "other_stage",
+               "other_filters_removed_pct", "template_size", "pairs", "value", "ci_low", "ci_high"]
 SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
 NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 
@@ -178,8 +180,9 @@ def size_name(template_size: int) -> str:
 class StudyTables:
     """What the study of one network left in its folder; a table that was not made has no rows.
 
-    curve, layers: the main run. arms, arms_layers: the controls at one equal budget. det: DET curves at the chosen steps.
-    scores: histogram of the unpruned network's similarity scores. manifest: how they came about.
+    curve, layers: the main run. arms, arms_layers: the controls at one equal budget. differences: EER of one network less that
+    of another, mean over pose pairs, paired on the same subjects. det: DET curves at the chosen steps. scores: histogram of the
+    unpruned network's similarity scores. manifest: how they came about.
     """
 
     network: str
@@ -187,6 +190,7 @@ class StudyTables:
     layers: pd.DataFrame
     arms: pd.DataFrame
     arms_layers: pd.DataFrame
+    differences: pd.DataFrame
     det: pd.DataFrame
     scores: pd.DataFrame
     manifest: dict
@@ -198,6 +202,7 @@ class StudyTables:
         curve, layers = (read_table(folder / f"{name}.csv") for name in ("curve", "layers"))
         more = {name: read_table(path) if (path := folder / file).exists() else pd.DataFrame(columns=columns)
                 for name, file, columns in [("arms", "arms/curve.csv", CURVE), ("arms_layers", "arms/layers.csv", LAYERS),
+                                            ("differences", "differences.csv", DIFFERENCES),
                                             ("det", "det.csv", DET), ("scores", "scores.csv", SCORES)]}
         manifest = json.loads(path.read_text()) if (path := folder / "manifest.json").exists() else {}
         return cls(curve["network"].iloc[0], curve, layers, manifest=manifest, **more)

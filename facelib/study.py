@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -29,6 +30,9 @@ from facelib.progress import BATCH
 from facelib.pruning import Evaluate, Schedule, Tables
 from facelib.storage import user_path
 from facelib.training import Recipe
+
+
+LINE = ["protocol", "pair", "template_size"]  # what names a line of the curve
 
 
 @dataclass(frozen=True)
@@ -259,21 +263,24 @@ class Study:
             found += [verification.measure(protocol, descriptors, metrics, self.resamples) for protocol in protocols]
         return found
 
-    def verifier(self, unpruned: FaceNetwork, chosen_steps: Iterable[int] = ()) -> Evaluate:
+    def verifier(self, unpruned: FaceNetwork, run: results.Run, chosen_steps: Iterable[int] = ()) -> Evaluate:
         """What gives a network's rows of the curve: its error rates, with intervals over subjects, and `eer_change`, its EER
-        minus the unpruned network's on the same comparisons, with the interval of the difference."""
+        minus the unpruned network's on the same comparisons, with the interval of the difference. The EERs of the resamples
+        stay in the run's folder, for differences between any two networks."""
         before = {}
 
         def key(found: verification.Measurement) -> tuple:
             return found.protocol.name, found.protocol.pair, found.protocol.template_size
 
-        def verify(network: FaceNetwork, step: int) -> pd.DataFrame:
+        def verify(network: FaceNetwork, stage: str, step: int) -> pd.DataFrame:
             if not before:
                 before.update({key(found): found for found in self.measure(unpruned, closely=bool(chosen_steps))})
-            rows = []
+            rows, draws = [], []
             for found in self.measure(network, step in chosen_steps):
                 change = found.minus(before[key(found)]).drop(columns=["value_a", "value_b"])
                 rows += [found.table(), change[change["metric"] == "eer"].assign(metric="eer_change")]
+                draws.append(pd.DataFrame(dict(zip(LINE, key(found))) | {"eer": found.draws("eer")}))
+            results.write_table(pd.concat(draws), None, _draws_file(run, stage, step))
             return pd.concat(rows, ignore_index=True)
 
         return verify
@@ -288,7 +295,7 @@ class Study:
         """Prunes a copy of the network step by step; where asked, fine-tunes, and trains the pruned shape from random weights
         for as long as the unpruned network was."""
         recipe, finetune_recipe = self._recipes
-        verify = self.verifier(network, self.chosen_steps)
+        verify = self.verifier(network, self.run, self.chosen_steps)
         with self.run.timed("pruning"):
             found = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, verify, self.seed,
                                   self.run.folder)
@@ -305,7 +312,7 @@ class Study:
         run = self.arm_run(name, seed)
         with run.timed(f"{name} {seed}"):
             return pruning.prune(deepcopy(network), self.training, self.arm_schedules[name, seed], self._recipes[0],
-                                 self.verifier(network), seed, run.folder)
+                                 self.verifier(network, run), seed, run.folder)
 
     def computed(self, network: FaceNetwork) -> Tables:
         """Computes every part that is not there yet, saves tables, curves and manifest, and returns the tables of `pruned`."""
@@ -317,6 +324,7 @@ class Study:
             controls = together(arms)
             results.write_table(controls.curve, results.CURVE, self.folder / "arms" / "curve.csv")
             results.write_table(controls.layers, results.LAYERS, self.folder / "arms" / "layers.csv")
+        results.write_table(self._differences(tables, arms), results.DIFFERENCES, self.folder / "differences.csv")
         det = self.run.folder / "det.csv"
         if not det.exists():
             results.write_table(self._det(), None, det)
@@ -380,6 +388,20 @@ class Study:
                     "frr": frr, "genuine": genuine.size, "impostor": impostor.size}))
         return pd.concat(curves, ignore_index=True)
 
+    def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
+        """EER of one network less another's, mean over pose pairs, with its paired interval: at every step of the arms, each seed of
+        the study's criterion less the first seed of every other arm; and fine-tuned less from scratch."""
+        known = {arm: (self.arm_run(*arm), table.curve) for arm, table in zip(self.arm_schedules, arms)}
+        comparisons = [(one, other) for (name, _), one in known.items() if name == self.criterion
+                       for (other_name, seed), other in known.items() if other_name != self.criterion and seed == 0]
+        stages = {stage: (self.run, main.curve[main.curve["stage"] == stage]) for stage in ("fine-tuned", "from-scratch")}
+        comparisons.append((stages["fine-tuned"], stages["from-scratch"]))
+        rows = []
+        for (run, curve), (other_run, other_curve) in comparisons:
+            for step in sorted(set(curve["step"]) & set(other_curve["step"]) - {0}):
+                rows += _paired(run, curve[curve["step"] == step], other_run, other_curve[other_curve["step"] == step])
+        return pd.DataFrame(rows, columns=results.DIFFERENCES)
+
     def _save_manifest(self) -> None:
         private = ("root", "more_training", "overlaps", "more_tests", "pretraining", "imagenet", "runs", "results")  # paths of one machine
         parameters = {name: value for name, value in asdict(self).items() if name not in private}
@@ -407,6 +429,32 @@ class Study:
         elif part != "baseline":
             _, name, seed = part.split(":")
             self.arm(network, name, int(seed))
+
+
+def _draws_file(run: results.Run, stage: str, step: int) -> Path:
+    return run.folder / f"{stage}-{step:03d}-resamples.csv"
+
+
+def _paired(run: results.Run, rows: pd.DataFrame, other_run: results.Run, other_rows: pd.DataFrame) -> list[dict]:
+    """A network's EER less another's, one row for each template size; rows: of the curve, the networks' own."""
+    sides = []
+    for of, table in ((run, rows), (other_run, other_rows)):
+        about = table.iloc[0]
+        path = _draws_file(of, about["stage"], about["step"])
+        draws = results.read_table(path) if path.exists() else pd.DataFrame(columns=[*LINE, "eer"])  # of a run by older code
+        eers = table[(table["metric"] == "eer") & (table["protocol"] == "pose_pairs")].set_index(["template_size", "pair"])["value"]
+        sides.append((about, eers, draws[draws["protocol"] == "pose_pairs"].groupby(["template_size", "pair"])["eer"]))
+    (about, eers, draws), (other, other_eers, other_draws) = sides
+    found = []
+    for size in sorted(set(eers.index.get_level_values(0)) & set(other_eers.index.get_level_values(0))):
+        lines = [(size, pair) for pair in eers[size].index]
+        low, high = verification.mean_difference(*([of.get_group(line).to_numpy() if line in of.groups else np.empty(0) for line in lines]
+                                                   for of in (draws, other_draws)))
+        found.append(about[["network", "criterion", "seed", "stage", "step", "filters_removed_pct"]].to_dict()
+                     | {f"other_{name}": other[name] for name in ("criterion", "seed", "stage", "filters_removed_pct")}
+                     | {"template_size": size, "pairs": len(lines), "value": (eers[lines] - other_eers[lines]).mean(), "ci_low": low,
+                        "ci_high": high})
+    return found
 
 
 def together(tables: list[Tables]) -> Tables:

@@ -529,6 +529,21 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     return a.minus(b, confidence)
 
 
+def mean_difference(draws_a: Sequence[np.ndarray], draws_b: Sequence[np.ndarray], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean over protocols of a's error rate less b's: the central part of its resamples.
+
+    draws_a, draws_b: `Measurement.draws` of each protocol, in the same order. Every resample draws the same subjects for
+    both networks and for all protocols. NaN where draws are lacking, or fewer than the other protocols have.
+    """
+    if len({len(draws) for draws in [*draws_a, *draws_b]}) != 1 or not len(draws_a[0]):
+        return UNKNOWN
+    return tuple(_central(np.mean(draws_a, axis=0) - np.mean(draws_b, axis=0), confidence))
+
+
+def _central(draws: np.ndarray, confidence: float) -> np.ndarray:
+    return np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+
+
 BAND = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # falling, as in a DET curve
 
 
@@ -579,8 +594,15 @@ class Measurement:
             return _t_interval(self.folds - other.folds, confidence)
         if not self.resampled or not other.resampled:
             return UNKNOWN
-        differences = _metric(metric, *self.resampled[metric]) - _metric(metric, *other.resampled[metric])
-        return np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return _central(self.draws(metric) - other.draws(metric), confidence)
+
+    def draws(self, metric: str) -> np.ndarray:
+        """The metric in every resample of subjects, (resamples,); none where subjects are unknown.
+
+        Measurements with the same seed, of protocols over the same subjects, draw the same subjects: their draws, and means
+        and differences of those, belong together (`mean_difference`).
+        """
+        return _metric(metric, *self.resampled[metric]) if self.resampled else np.empty(0)
 
     def _table(self, intervals: list, **values) -> pd.DataFrame:
         low, high = np.array(intervals).T

@@ -13,7 +13,7 @@ from scipy import stats
 
 from facelib import comparison, hypotheses, layers
 from facelib.hypotheses import EVERY_PAIR, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Terms
-from facelib.results import CURVE, LAYERS, StudyTables, load_studies
+from facelib.results import CURVE, DIFFERENCES, LAYERS, StudyTables, load_studies
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,11 +27,12 @@ def curve_of(shares, changes, half=0.002, stage="pruned", pair="frontal-frontal"
     return pd.DataFrame(rows)[CURVE]
 
 
-def study_of(curve, arms=None, layer_table=None, arms_layers=None, network="squeezenet"):
+def study_of(curve, arms=None, layer_table=None, arms_layers=None, network="squeezenet", differences=None):
     nothing = pd.DataFrame(columns=CURVE)
     no_layers = pd.DataFrame(columns=LAYERS)
     return StudyTables(network, curve, no_layers if layer_table is None else layer_table, nothing if arms is None else arms,
-                       no_layers if arms_layers is None else arms_layers, pd.DataFrame(), pd.DataFrame(), {})
+                       no_layers if arms_layers is None else arms_layers,
+                       pd.DataFrame(columns=DIFFERENCES) if differences is None else differences, pd.DataFrame(), pd.DataFrame(), {})
 
 
 def the_row(table, question="", **where):
@@ -127,6 +128,28 @@ def test_seeds_scatter_widens_the_difference():
     value, low, high = hypotheses.difference(a, b)
     half = stats.t.ppf(0.975, 2) * 0.01 * np.sqrt(1 / 3 + 1)
     assert (value, low, high) == pytest.approx((-0.02, -0.02 - half, -0.02 + half))
+
+
+def test_paired_differences_decide_what_independent_ones_leave_open():
+    arms = pd.concat([curve_of([20], [0.010], 0.02), curve_of([20], [0.018], 0.02, criterion="random")])
+    paired = pd.DataFrame([{"network": "squeezenet", "criterion": "taylor_weight", "seed": 0, "stage": "pruned", "step": 20,
+                            "filters_removed_pct": 20.0, "other_criterion": "random", "other_seed": 0, "other_stage": "pruned",
+                            "other_filters_removed_pct": 20.0, "template_size": 1, "pairs": 1, "value": -0.008, "ci_low": -0.012,
+                            "ci_high": -0.003}])[DIFFERENCES]
+    for differences, expected in ((None, UNDECIDED), (paired, SUPPORTED), (paired.assign(ci_low=np.nan, ci_high=np.nan), UNDECIDED),
+                                  (paired.assign(step=40), UNDECIDED), (paired.assign(other_criterion="magnitude"), UNDECIDED)):
+        table = hypotheses.taylor_earns_its_cost(study_of(curve_of([20], [0]), arms, differences=differences))
+        row = the_row(table, "random removal at 20 %")
+        assert row["verdict"] == expected and row["value"] == pytest.approx(-0.8)
+        assert ("paired on the same subjects" in row["why"]) == (expected == SUPPORTED)
+
+
+def test_seeds_scatter_widens_a_paired_difference():
+    seeds = pd.DataFrame({"value": [-0.02, -0.03, -0.04], "ci_low": [-0.025, -0.035, -0.045], "ci_high": [-0.017, -0.027, -0.037]})
+    scatter = (stats.t.ppf(0.975, 2) * 0.01) ** 2 * (1 / 3 + 1)
+    expected = -0.03, -0.03 - np.sqrt(0.005**2 + scatter), -0.03 + np.sqrt(0.003**2 + scatter)
+    assert hypotheses.paired_difference(seeds) == pytest.approx(expected)
+    assert hypotheses.paired_difference(seeds[:1]) == pytest.approx((-0.02, -0.025, -0.017))
 
 
 def test_taylor_against_the_others_at_equal_budget():

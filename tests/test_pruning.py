@@ -35,7 +35,7 @@ def network(subjects=6):
     return networks.build("squeezenet", subjects, image_size=33, stem_stride=2)
 
 
-def unverified(pruned, step):
+def unverified(pruned, stage, step):
     return pd.DataFrame([{"pair": "all", "metric": "eer", "value": 0.5}])
 
 
@@ -44,7 +44,7 @@ def run(blobs, folder, schedule=SCHEDULE, evaluate=None):
     learning, test = split_subjects(blobs, 0.25)
     protocols = verification.pose_pairs(test.subjects, test.poses, 2)
 
-    def verify(pruned, step):
+    def verify(pruned, stage, step):
         found = descriptors(pruned, test)
         return pd.concat([verification.evaluate(p, found, resamples=20) for p in protocols], ignore_index=True)
 
@@ -170,9 +170,9 @@ def test_fine_tuned_control_keeps_its_criterion(control, blobs):
     learning, validation = hold_out_images(learning, 0.1, 0)
     steps = []
 
-    def evaluate(tuned, step):
+    def evaluate(tuned, stage, step):
         steps.append(step)
-        return unverified(tuned, step)
+        return unverified(tuned, stage, step)
 
     found = pruning.fine_tune(control[1], [0.1, 0.2], learning, validation, replace(SCHEDULE, criterion="none"), RECIPE,
                               evaluate, 0)
@@ -431,7 +431,7 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
 
     monkeypatch.setattr(pruning, "train", recorded)
     found = pruning.fine_tune(folder, [0.2], learning, validation, SCHEDULE, RECIPE,
-                              lambda tuned, step: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
+                              lambda tuned, stage, step: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
     expected = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
     assert len(started) == 1 and all(torch.equal(started[0][name], tensor) for name, tensor in expected.items())
     assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["filters"]) == {3155}
@@ -452,9 +452,9 @@ def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, 
     monkeypatch.setattr(pruning, "train", recorded)
     steps = []
 
-    def evaluate(made, step):
+    def evaluate(made, stage, step):
         steps.append(step)
-        return unverified(made, step)
+        return unverified(made, stage, step)
 
     found = pruning.from_scratch(folder, [0.1, 0.2], learning, validation, SCHEDULE, RECIPE, evaluate, 0)
     assert steps == [2, 4] and set(found.curve["stage"]) == {"from-scratch"} and list(found.curve["filters"]) == [3550, 3155]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facelib import batch, networks, results, training, verification
+from facelib import batch, networks, pruning, results, training, verification
 from facelib.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def parameters(tmp_path: Path, **changed) -> dict:
     given = batch.declared(NOTEBOOK) | batch.given(NOTEBOOK, [SMOKE], [])
     small = {"source": "folder", "root": str(tmp_path / "faces"), "source_options": {}, "test_share": 0.4, "image_size": 33,
              "batch_size": 8, "epochs": 1, "step_share": 0.1, "last_share": 0.3, "evaluate_every": 1, "batches_per_step": 1,
-             "finetune_shares": [0.1], "scratch_shares": [0.2], "arms": {"random": 2, "control": 1}, "arm_step_share": 0.3, "template_sizes": [1],
+             "finetune_shares": [0.1, 0.2], "scratch_shares": [0.2], "arms": {"taylor_weight": 2, "random": 1, "control": 1}, "arm_step_share": 0.3, "template_sizes": [1],
              "more_template_sizes": [2], "resamples": 20, "runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
     return given | small | changed
 
@@ -63,10 +63,11 @@ def test_a_chosen_step_is_verified_more_closely(computed):
     study, _ = computed
     curve = results.read_table(study.folder / "curve.csv")
     sizes = curve[curve["protocol"] == "pose_pairs"].groupby(["stage", "step"])["template_size"].agg(lambda s: sorted(set(s)))
-    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1, 2],
+    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("fine-tuned", 2): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1, 2],
                                ("from-scratch", 2): [1, 2], ("pruned", 3): [1]}
     listed = curve[curve["protocol"] == "pairs"]
-    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("from-scratch", 2)}
+    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("fine-tuned", 2),
+                                                            ("from-scratch", 2)}
     assert set(listed["metric"]) == {"accuracy", "eer", "eer_change"}
     assert set(listed["genuine"]) == {4} and set(listed["impostor"]) == {12}
 
@@ -87,7 +88,8 @@ def test_controls_share_steps_and_training(computed):
     study, _ = computed
     arms = results.read_table(study.folder / "arms" / "curve.csv")
     keys = arms.groupby(["criterion", "seed", "stage"])["step"].agg(lambda steps: sorted(set(steps))).to_dict()
-    assert keys == {("random", 0, "pruned"): [0, 1], ("random", 1, "pruned"): [0, 1], ("none", 0, "control"): [0, 1]}
+    assert keys == {("taylor_weight", 0, "pruned"): [0, 1], ("taylor_weight", 1, "pruned"): [0, 1], ("random", 0, "pruned"): [0, 1],
+                    ("none", 0, "control"): [0, 1]}
     assert (arms[arms["stage"] == "control"]["filters"] == 3944).all()
     assert arms[(arms["stage"] == "pruned") & (arms["step"] == 1)]["filters"].unique().tolist() == [3944 - 1183]
     unpruned = arms[arms["step"] == 0].groupby(["pair", "template_size", "metric"])["value"].nunique()
@@ -98,7 +100,8 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     study, network = computed
     curve = results.read_table(study.folder / "curve.csv")
     det = results.read_table(study.folder / "det.csv")
-    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("from-scratch", 2)}
+    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("fine-tuned", 2),
+                                                            ("from-scratch", 2)}
     protocol = verification.pose_pairs(study.test.subjects, study.test.poses, 1)[0]
     found = verification.protocol_scores(protocol, networks.descriptors(network, study.test))
     far, frr, _ = verification.det_curve(*found)
@@ -110,6 +113,28 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     assert np.allclose(sums, 1) and set(scores["template_size"]) == {1}
     rates = curve[(curve["step"] == 0) & (curve["metric"] == "eer") & (curve["pair"] == "frontal-frontal")].set_index("template_size")
     assert rates.loc[1, "value"] == verification.equal_error_rate(*found)
+
+
+def test_differences_are_paired_and_of_the_mean_over_pose_pairs(computed):
+    study, _ = computed
+    table = results.read_table(study.folder / "differences.csv")
+    assert list(table) == results.DIFFERENCES
+    keys = table[["criterion", "seed", "stage", "other_criterion", "other_stage", "step", "template_size"]].apply(tuple, axis=1)
+    assert sorted(keys) == sorted(
+        [("taylor_weight", seed, "pruned", *other, 1, 1) for seed in (0, 1) for other in (("random", "pruned"), ("none", "control"))]
+        + [("taylor_weight", 0, "fine-tuned", "taylor_weight", "from-scratch", 2, size) for size in (1, 2)])
+
+    row = table[(table["seed"] == 1) & (table["other_criterion"] == "random")].iloc[0]
+    measured = []
+    for arm in (("taylor_weight", 1), ("random", 0)):
+        network, _ = pruning.load(study.arm_run(*arm).folder / "pruned-001.safetensors", study.multiple)
+        found = networks.descriptors(network, study.test)
+        measured.append([verification.measure(protocol, found, ("eer", "frr_at_far_0.001"), study.resamples)
+                         for protocol in verification.pose_pairs(study.test.subjects, study.test.poses, 1)])
+    assert row["value"] == pytest.approx(np.mean([a.values["eer"] - b.values["eer"] for a, b in zip(*measured)]))
+    draws = np.mean([a.draws("eer") - b.draws("eer") for a, b in zip(*measured)], axis=0)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
+    assert row["pairs"] == len(measured[0]) == 3 and row["ci_low"] <= row["ci_high"]
 
 
 def test_a_second_execution_repeats_nothing(computed, monkeypatch):

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from facelib import verification
 from facelib.verification import (
     all_against_all, auc, chi_square, compare, cosine, det_curve, equal_error_rate, evaluate, frr_at_far,
-    operating_point, pair_folds, pose_pairs, protocol_det, protocol_scores, score_histogram,
+    mean_difference, measure, operating_point, pair_folds, pose_pairs, protocol_det, protocol_scores, score_histogram,
 )
 
 any_time = settings(deadline=None)  # the first example imports and warms up
@@ -601,6 +601,9 @@ def test_compare_is_the_difference_on_the_same_subjects():
     assert (found["ci_high"] - found["ci_low"] < 0.8 * (alone_a["ci_high"] - alone_a["ci_low"])).all()
     swapped = compare(protocol, b, a)
     assert swapped["ci_low"].tolist() == pytest.approx((-found["ci_high"]).tolist())
+    draws = [measure(protocol, descriptors).draws("eer") for descriptors in (a, b)]
+    row = found.set_index("metric").loc["eer"]
+    assert mean_difference(draws[:1], draws[1:]) == (row["ci_low"], row["ci_high"]), "the mean over one protocol is its own"
     nothing = compare(protocol, a, 2 * a)  # cosine knows no scale
     assert nothing[["value", "ci_low", "ci_high"]].abs().max(axis=None) < 1e-12
 
@@ -652,3 +655,15 @@ def test_pairs_with_unknown_people_have_no_intervals_over_subjects():
     pairs = pd.DataFrame({"image_a": [0, 1, 2, 3], "image_b": [1, 2, 3, 0], "same": [True, False, True, False], "fold": [1, 1, 2, 2]})
     assert verification.pair_folds(pairs, ["a", "a", "b", None]).subjects is None
     assert verification.pair_folds(pairs, ["a", "a", "b", "b"]).subjects.tolist() == ["a", "a", "b", "b"]
+
+
+def test_the_mean_over_protocols_is_drawn_together():
+    """Errors that go up on one protocol when they go down on the other cancel; as if independent, they would not."""
+    up = np.linspace(-1, 1, 1001)
+    zero = np.zeros(1001)
+    assert mean_difference([up, -up], [zero, zero]) == pytest.approx((0, 0), abs=1e-15)
+    assert mean_difference([up, up], [zero, zero]) == pytest.approx((-0.95, 0.95))
+    assert mean_difference([up, up], [zero, zero + 1]) == pytest.approx((-1.45, 0.45))
+    for lacking in ([up, up[:-1]], [up, np.empty(0)]):
+        assert np.isnan(mean_difference(lacking, [zero, zero])).all()
+    assert np.isnan(mean_difference([np.empty(0)], [np.empty(0)])).all()
