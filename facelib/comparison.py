@@ -21,6 +21,28 @@ BYTES_PER_PARAMETER = 4  # float32
 SHARES_PCT = (0, 20, 40, 60)
 
 
+SINGLE, TEMPLATES = "single images", "templates"
+# What is claimed; what the papers' own text says of it; and the answer to it among `hypotheses.verdicts`: a pattern of its
+# question, the stage, and for single images or for the largest templates.
+CLAIMS = [
+    ("20 % of the filters can go with minimal loss: single images", "a substantial percentage", "at least .*", "pruned", SINGLE),
+    ("... templates", "a substantial percentage", "at least .*", "pruned", TEMPLATES),
+    ("... single images, retrained", "a substantial percentage", "at least .*", "fine-tuned", SINGLE),
+    ("... templates, retrained", "a substantial percentage", "at least .*", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: fewer than a million parameters do, templates, retrained", "fewer than 1M", "fewer than .*", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: 40 % of the filters can go, templates, retrained", "up to 40 %", "40 % of .*", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: templates hold longer than single images", "", "templates hold .*", "pruned", TEMPLATES),
+    ("SqueezeNet: removing 10 % lowers the EER, single images", "", "removing 10 to 15 % .* as long(: at 10 %)?", "pruned", SINGLE),
+    ("layers with most channels lose filters first", "tend to", "wide layers lose a larger share of their filters", "pruned", ""),
+    ("... with depth and kind of layer held constant", "", "wide layers lose a larger share, with depth [a-z ]* constant", "pruned", ""),
+    ("... without the descriptor layer", "", "wide layers lose .* of their filters, without the descriptor layer", "pruned", ""),
+    ("Taylor better than random at 40 %, single images", "", "Taylor's .* random removal at 40 .*", "pruned", SINGLE),
+    ("Taylor better than magnitude at 40 %, single images", "", "Taylor's .* magnitude removal at 40 .*", "pruned", SINGLE),
+    ("retrained at 40 %: better than from scratch, single images", "", "fine-tuned after pruning, .* scratch(, 40 % removed)?", "fine-tuned", SINGLE),
+    ("seeds scatter less than subjects, single images", "", "seed noise .*", "pruned", SINGLE),
+]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One table. tidy: numbers. readable: text, in the same order. wide: columns of long text."""
@@ -34,7 +56,7 @@ def compare(studies: Sequence[StudyTables], terms: Terms = Terms()) -> dict[str,
     """Every table, by the name of its files."""
     answers = hypotheses.verdicts(studies, terms)
     return {"summary": summary(studies), "sizes": sizes(studies), "hypotheses": verdicts(answers),
-            "published": published(studies, answers)}
+            "published": published(studies, answers), "claims": claims(answers)}
 
 
 def write(tables: dict[str, Comparison], folder: Path) -> None:
@@ -92,6 +114,23 @@ def verdicts(answers: pd.DataFrame) -> Comparison:
     found = [hypotheses.shown(answers, name).assign(hypothesis=name) for name in sorted(answers["hypothesis"].unique())]
     readable = pd.concat(found, ignore_index=True)[["network", "hypothesis", "question", "where", "found", "verdict", "why"]]
     return Comparison(answers, readable, wide=("question", "why"))
+
+
+def claims(answers: pd.DataFrame) -> Comparison:
+    """The claims, one row each, with every network's verdict and the value that it follows from. answers: `hypotheses.verdicts`."""
+    answers, rows = hypotheses.headlines(answers), []
+    sizes = {SINGLE: 1, TEMPLATES: answers["template_size"].max(), "": 0}
+    for claim, papers, question, stage, which in CLAIMS:
+        found = answers[answers["question"].str.fullmatch(question) & (answers["stage"] == stage)]
+        found = found[found["template_size"].isin([sizes[which], 0])]  # 0: not run, or not about templates
+        rows += [{"claim": claim, "papers": papers} | row for row in
+                 found[["network", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
+    tidy = pd.DataFrame(rows)
+    cells = tidy.assign(cell=[f"{row.verdict}: {hypotheses.statement(row)}" if pd.notna(row.value) else "not run"
+                              for row in tidy.itertuples()])
+    wide = cells.pivot(index=["claim", "papers"], columns="network", values="cell")
+    wide = wide.loc[list(dict.fromkeys(zip(tidy["claim"], tidy["papers"]))), list(dict.fromkeys(tidy["network"]))]
+    return Comparison(tidy, wide.fillna("").reset_index(), wide=tuple(["claim", *wide]))
 
 
 def published(studies: Sequence[StudyTables], answers: pd.DataFrame, source: Path = PUBLISHED) -> Comparison:

@@ -53,7 +53,7 @@ class Terms:
     claimed_pct: filters (%) that SqueezerFaceNet does without.
     parameters: below which a network counts as SqueezerFaceNet's size.
     improving_pct: filters removed (%) between which pruning may improve a network.
-    layers_pct: filters removed (%) at which layers are compared: enough for differences, before most layers are thin.
+    layers_pct: filters removed (%), of the layers that are compared, at which they are: enough for differences, before most layers are thin.
     budgets_pct: filters removed (%) at which criteria are compared.
     significance: of permutation tests.
     """
@@ -205,7 +205,8 @@ def squeezer(study: StudyTables, terms: Terms = Terms()) -> pd.DataFrame:
 
 
 def wide_layers_first(study: StudyTables, terms: Terms = Terms(), permutations: int = 9999, resamples: int = 2000) -> pd.DataFrame:
-    """H3: Spearman's rho of a layer's width and the share of its filters removed, at `terms.layers_pct` of all filters.
+    """H3: Spearman's rho of a layer's width and the share of its filters removed, at `terms.layers_pct` of the filters of the
+    layers that are compared.
 
     Coupled layers count once where layers.csv has the column `coupling` (an integer; layers with the same one lose the
     same filters). Supported when rho exceeds all that 97.5 % of networks reach by chance and the permutation test is
@@ -216,8 +217,8 @@ def wide_layers_first(study: StudyTables, terms: Terms = Terms(), permutations: 
     rows = []
     main = study.layers[study.layers["stage"] == "pruned"]
     pruned = len(main) and (main["out_channels"] < main["out_channels_original"]).any()
-    step = _nearest_step(main, terms.layers_pct) if pruned else None
     for about, table in (("", main), (", without the descriptor layer", layer_analysis.without_descriptor(main))):
+        step = _nearest_step(table, terms.layers_pct) if pruned else None
         found = layer_analysis.width_effect(table, step, permutations) if pruned else None
         questions = {"simple": f"wide layers lose a larger share of their filters{about}",
                      "partial": f"wide layers lose a larger share, with depth and kind of layer held constant{about}"}

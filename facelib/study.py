@@ -222,7 +222,7 @@ class Study:
     @property
     def _tested(self) -> dict:
         return {"template_sizes": self.template_sizes, "resamples": self.resamples, "test": self.test.fingerprint(),
-                "more_tests": {name: faces.fingerprint() for name, faces in self.more_faces.items()}}
+                "more_tests": {name: faces.fingerprint(pairs=True) for name, faces in self.more_faces.items()}}
 
     @property
     def folder(self) -> Path:

@@ -292,6 +292,20 @@ def test_sizes_by_hand(preset):
     assert sizes["megabytes"].tolist() == pytest.approx((sizes["parameters"] * 4 / 1e6).tolist())
 
 
+def test_every_claim_has_its_one_answer_for_every_network(preset):
+    answers = hypotheses.verdicts(list(load_studies(preset).values()))
+    found = comparison.claims(answers)
+    assert list(found.readable) == ["claim", "papers", "squeezenet", "resnet50"] and found.readable["claim"].tolist() == [
+        claim for claim, *_ in comparison.CLAIMS]
+    about_squeezenet = found.readable["claim"].str.startswith("SqueezeNet")
+    assert (found.readable.loc[about_squeezenet, "resnet50"] == "").all()
+    assert (found.readable[["squeezenet"]] != "").all(axis=None) and (found.readable.loc[~about_squeezenet, "resnet50"] != "").all()
+    rows = found.tidy[found.tidy["claim"] == "... templates"].set_index("network")
+    for network, row in rows.iterrows():
+        asked = the_row(answers[answers["network"] == network], "at least", stage="pruned", template_size=5, pair=EVERY_PAIR)
+        assert (row["value"], row["verdict"]) == (asked["value"], asked["verdict"])
+
+
 def test_hearsay_is_never_the_papers_figure(preset, tmp_path):
     known = pd.read_csv(comparison.PUBLISHED, dtype=str, keep_default_na=False)
     assert set(known["status"]) <= {"V", "D", "S"} and known.loc[known["status"] == "S", "papers"].eq("").all()

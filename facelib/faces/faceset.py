@@ -182,10 +182,10 @@ class FaceSet:
             raise FaceError(f"no subject has {minimum} images; the most are {counts.max()}. Lower minimum_images.")
         return self.take(counts[codes + 1] >= minimum)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, pairs: bool = False) -> str:
         """A hash of what the set holds, the same wherever its folder lies: every image's name, subject, pose and box, and
         the bytes of 64 images spread evenly, so that other images under the same names are noticed without reading
-        all."""
+        all; and, where asked, the listed pairs."""
         found = hashlib.sha256()
         codes, readers = self._reader_of
         for index in np.linspace(0, len(self) - 1, min(64, len(self))).astype(int):
@@ -198,6 +198,8 @@ class FaceSet:
             codes, names = self._coded(column)
             found.update(pd.util.hash_array(np.array([str(name) for name in names], dtype=object))[codes].tobytes())
         found.update(np.nan_to_num(self._boxes, nan=-1e9).tobytes())
+        for name, listed in self.pairs.items() if pairs else ():
+            found.update(name.encode() + listed.to_csv(index=False).encode())
         return found.hexdigest()[:16]
 
     def verify(self, threads: int = 2) -> None:
