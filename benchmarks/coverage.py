@@ -26,6 +26,9 @@ CASES = pd.DataFrame([(80, 2, 0.1, 0.01), (80, 2, 0.02, 0.01), (80, 2, 0.005, 0.
                      columns=["people", "images", "eer", "far"])
 
 
+DIFFERENCES = [(80, 2, (0.1, 0.12)), (80, 2, (0.02, 0.03)), (80, 2, (0.005, 0.015)), (30, 2, (0.005, 0.03)), (80, 2, (0.02, 0.02))]
+
+
 def spreads() -> tuple[float, float]:
     """Standard deviations of genuine and impostor scores."""
     person, image, rest = GENUINE
@@ -67,7 +70,10 @@ def coverage(people: int, images: int, eer: float, far: float, repeats: int, res
             protocol, number, ("eer", f"frr_at_far_{far}"), resamples, seed,
             lambda a, b, drawn=similarity: drawn[np.ix_(a[:, 0].astype(int), b[:, 0].astype(int))]
         ).assign(truth=true_rates(eer, far)))
-    table = pd.concat(found)
+    return shares(pd.concat(found), people, images, repeats)
+
+
+def shares(table: pd.DataFrame, people: int, images: int, repeats: int) -> pd.DataFrame:
     table = table.assign(below=table["ci_high"] < table["truth"], above=table["ci_low"] > table["truth"],
                          width=table["ci_high"] - table["ci_low"])
     table["covered"] = ~(table["below"] | table["above"])
@@ -75,9 +81,30 @@ def coverage(people: int, images: int, eer: float, far: float, repeats: int, res
     return means.reset_index().assign(people=people, images=images, repeats=repeats)
 
 
+def coverage_of_difference(people: int, images: int, eers: tuple[float, float], repeats: int, resamples: int = 500) -> pd.DataFrame:
+    """The same of the difference of two networks' EERs, measured on the same comparisons; half of what makes a comparison easy
+    is the same for both networks."""
+    person = np.repeat(np.arange(people), images)
+    protocol, genuine = verification.all_against_all(person), np.equal.outer(person, person)
+    number = np.arange(people * images, dtype=float)[:, None]
+    random = np.random.default_rng(people)
+    found = []
+    for seed in range(repeats):
+        shared, *own = (draw(random, people, images, 0.5) for _ in range(3))  # at an EER of 0.5 there is no distance
+        measured = []
+        for eer, one in zip(eers, own):
+            similarity = (shared + one) / np.sqrt(2) + np.where(genuine, distance(eer), 0)
+            measured.append(verification.measure(
+                protocol, number, ("eer",), resamples, seed,
+                lambda a, b, drawn=similarity: drawn[np.ix_(a[:, 0].astype(int), b[:, 0].astype(int))]))
+        found.append(measured[1].minus(measured[0]))
+    return shares(pd.concat(found).assign(truth=eers[1] - eers[0], metric="eer_change"), people, images, repeats)
+
+
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    found = pd.concat([coverage(*case, repeats) for case in CASES.astype(object).itertuples(index=False)])
+    found = pd.concat([coverage(*case, repeats) for case in CASES.astype(object).itertuples(index=False)]
+                      + [coverage_of_difference(*case, repeats) for case in DIFFERENCES])
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
     found.round(5).to_csv(folder / "coverage.csv", index=False)

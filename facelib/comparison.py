@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from facelib import hypotheses
-from facelib.hypotheses import EVERY_PAIR, Terms
-from facelib.results import StudyTables, in_percent, row_name, write_readable, write_table
+from facelib.hypotheses import Terms
+from facelib.results import EVERY_PAIR, StudyTables, in_percent, line_name, write_readable, write_table
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
 BYTES_PER_PARAMETER = 4  # float32
@@ -80,7 +80,7 @@ def summary(studies: Sequence[StudyTables], shares_pct: Sequence[float] = SHARES
     tidy = tidy[tidy["seed"] == tidy.groupby("network")["seed"].transform("min")]
     columns = tidy.apply(lambda row: f"{row['near_pct']:g} %" + ("" if row["stage"] == "pruned" else f", {row['stage']}"), axis=1)
     cells = pd.DataFrame({
-        "network": tidy["network"], "EER (%)": [_line(*row) for row in zip(tidy["protocol"], tidy["pair"], tidy["template_size"])],
+        "network": tidy["network"], "EER (%)": [line_name(*row) for row in zip(tidy["protocol"], tidy["pair"], tidy["template_size"])],
         "column": columns, "cell": [in_percent(row) for row in tidy.itertuples()]})
     order = list(dict.fromkeys(tidy.assign(column=columns).sort_values(["stage", "near_pct"], key=_stages_in_order)["column"]))
     wide = cells.drop_duplicates(["network", "EER (%)", "column"]).pivot(index=["network", "EER (%)"], columns="column", values="cell")
@@ -188,7 +188,7 @@ def _number(row) -> str:
         return "see hypotheses"
     digits = 2 if row.unit in ("million", "rho") else 0 if row.unit == "% of filters" else 1
     text = f"{row.value:.{digits}f}"
-    return text if np.isnan(row.low) else f"{text} ({row.low:.{digits}f} to {row.high:.{digits}f})"
+    return text if np.isnan(row.low) else f"{text} ({hypotheses.interval_text(row.low, row.high, digits)})"
 
 
 def _data(study: StudyTables) -> str:
@@ -199,10 +199,6 @@ def _data(study: StudyTables) -> str:
     training, test = faces["training"], faces["test"]
     return (f"{training['images']:,.0f} training images of {training['subjects']:,.0f} subjects; {test['images']:,.0f} test images of "
             f"{test['subjects']:,.0f} others")
-
-
-def _line(protocol: str, pair: str, size: int) -> str:
-    return row_name(protocol if pair == "any-any" else pair, size)
 
 
 def _stages_in_order(column: pd.Series) -> pd.Series:

@@ -28,11 +28,10 @@ import pandas as pd
 from scipy import stats
 
 from facelib import layers as layer_analysis
-from facelib.results import StudyTables, row_name, size_name
+from facelib.results import EVERY_PAIR, StudyTables, row_name, size_name
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 COLUMNS = ["network", "hypothesis", "question", "stage", "pair", "template_size", "value", "low", "high", "unit", "verdict", "why"]
-EVERY_PAIR = "all pose pairs"
 STATEMENTS = {
     "H1": "A substantial share of the filters can be removed with minimal loss.",
     "H2": "SqueezeNet can do with up to 40 % fewer filters and fewer than a million parameters without appreciable loss, templates "
@@ -100,8 +99,13 @@ def statement(answer) -> str:
     digits = 2 if answer.unit in ("rho", "million parameters", "share") else 1
     text = f"{answer.value:.{digits}f}"
     if pd.notna(answer.low) and pd.notna(answer.high):
-        text += f" ({answer.low:.{digits}f} to {answer.high:.{digits}f})"
+        text += f" ({interval_text(answer.low, answer.high, digits)})"
     return text.replace("-", "−") + {"points": " points", "% of filters": " %", "million parameters": " M"}.get(answer.unit, "")
+
+
+def interval_text(low: float, high: float, digits: int) -> str:
+    """An interval's ends; an infinite one is open: no loss was shown, as far as anybody looked."""
+    return " to ".join(f"{end:.{digits}f}" if np.isfinite(end) else "open" for end in (low, high))
 
 # ------------------------------------------------------------------------------------------------------------- changes
 
@@ -135,19 +139,18 @@ def changes(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_held(line: pd.DataFrame, margin: float) -> tuple[float, float, float]:
-    """Filters removed (%) up to which no step's EER rises by more than the margin: by its value, by its interval's upper end
-    (held for sure, the first end), and by its lower end (beyond which loss is shown, the second end).
+    """Filters removed (%) up to which no step's EER rises by more than the margin: by its value; by its interval's upper end
+    (held for sure); and the first share at which, by its interval's lower end, a loss is shown: infinite when at none.
 
     line: rows of `changes`, one per step. Ends are NaN where the table has no intervals. Returns value, low, high.
     """
     line = line.sort_values("filters_removed_pct")
-    found = []
-    for column in ("value", "ci_high", "ci_low"):
-        if line[column].isna().any():
-            found.append(np.nan)
-            continue
+    shares, found = line["filters_removed_pct"], []
+    for column in ("value", "ci_high"):
         held = (line[column] <= margin).cummin()
-        found.append(float(line.loc[held, "filters_removed_pct"].max()) if held.any() else 0.0)
+        found.append(np.nan if line[column].isna().any() else float(shares[held].max()) if held.any() else 0.0)
+    lost = shares[line["ci_low"] > margin]
+    found.append(np.nan if line["ci_low"].isna().any() else float(lost.min()) if len(lost) else np.inf)
     return tuple(found)
 
 # ---------------------------------------------------------------------------------------------------------- hypotheses
@@ -166,7 +169,7 @@ def minimal_loss(study: StudyTables, terms: Terms = Terms()) -> pd.DataFrame:
         if held.empty:
             rows.append(_missing(study, "H1", question, f"no network of stage {stage}", stage))
         for line in held.itertuples():
-            verdict = _verdict(line.low, line.high, terms.substantial_pct)
+            verdict = _verdict_of_share(line.low, line.high, terms.substantial_pct)
             rows.append(_row(study, "H1", question, line.value, line.low, line.high, "% of filters", verdict,
                              _why_held(line, terms), stage, line.pair, line.template_size))
     return _table(rows)
@@ -198,7 +201,7 @@ def squeezer(study: StudyTables, terms: Terms = Terms()) -> pd.DataFrame:
                              _verdict(-most, -fewest, -terms.parameters / 1e6, strictly=True), _why_held(line, terms), stage, EVERY_PAIR,
                              line.template_size))
             rows.append(_row(study, "H2", share, line.value, line.low, line.high, "% of filters",
-                             _verdict(line.low, line.high, terms.claimed_pct), _why_held(line, terms), stage, EVERY_PAIR,
+                             _verdict_of_share(line.low, line.high, terms.claimed_pct), _why_held(line, terms), stage, EVERY_PAIR,
                              line.template_size))
         rows.append(_templates_against_singles(study, longer, stage, held.set_index("template_size"), terms))
     return _table(rows + _improvement(study, terms))
@@ -216,10 +219,9 @@ def wide_layers_first(study: StudyTables, terms: Terms = Terms(), permutations: 
     """
     rows = []
     main = study.layers[study.layers["stage"] == "pruned"]
-    pruned = len(main) and (main["out_channels"] < main["out_channels_original"]).any()
     for about, table in (("", main), (", without the descriptor layer", layer_analysis.without_descriptor(main))):
-        step = _nearest_step(table, terms.layers_pct) if pruned else None
-        found = layer_analysis.width_effect(table, step, permutations) if pruned else None
+        step = _nearest_step(table, terms.layers_pct)
+        found = None if step is None else layer_analysis.width_effect(table, step, permutations)
         questions = {"simple": f"wide layers lose a larger share of their filters{about}",
                      "partial": f"wide layers lose a larger share, with depth and kind of layer held constant{about}"}
         for name, question in questions.items():
@@ -242,7 +244,7 @@ def taylor_earns_its_cost(study: StudyTables, terms: Terms = Terms()) -> pd.Data
     """
     rows = []
     curve = _arms(study)
-    taylor = _taylor(curve)
+    taylor = _taylor(study)
     for other in ("random", "magnitude"):
         for budget in terms.budgets_pct:
             question = f"Taylor's EER is below that of {other} removal at {budget:g} % of the filters removed"
@@ -251,7 +253,7 @@ def taylor_earns_its_cost(study: StudyTables, terms: Terms = Terms()) -> pd.Data
     main = changes(study.curve)
     question = "fine-tuned after pruning, the EER is below that of the same shape trained from scratch"
     scratch = main[main["stage"] == "from-scratch"]
-    criterion = _taylor(main)
+    criterion = _taylor(study)
     for pct in scratch.groupby("step")["filters_removed_pct"].mean():
         rows += _compare_at(study, "H4", f"{question}, {pct:.0f} % removed", main, (criterion, "fine-tuned"),
                             (criterion, "from-scratch"), pct)
@@ -285,10 +287,35 @@ def _verdict(low: float, high: float, line: float, strictly: bool = False) -> st
     return NOT_SUPPORTED if high < line or (high == line and strictly) else UNDECIDED
 
 
+def _verdict_of_share(held: float, lost: float, line: float) -> str:
+    """Is the share (%) that holds for sure at least the line, or is a loss shown at the line already? Shares are of whole
+    filters: half a percent is no difference."""
+    if np.isnan(held) or np.isnan(lost):
+        return UNDECIDED
+    return SUPPORTED if held >= line - 0.5 else NOT_SUPPORTED if lost <= line + 0.5 else UNDECIDED
+
+
+def _changes(study: StudyTables) -> pd.DataFrame:
+    """`changes` of the main run. Fine-tuned networks are held against the unpruned one that was fine-tuned as long, where there
+    is one, so that the benefit of training longer is not taken for one of pruning."""
+    found = changes(study.curve)
+    tuned = study.differences[(study.differences[["stage", "other_stage"]] == "fine-tuned").all(axis=1)
+                              & (study.differences["pair"] != EVERY_PAIR)]
+    if tuned.empty:
+        return found.assign(against="unpruned")
+    keys = ["criterion", "stage", "protocol", "pair", "template_size", "step"]
+    found = found.merge(tuned[[*keys, "value", "ci_low", "ci_high"]], on=keys, how="left", suffixes=("", "_tuned"))
+    replaced = found["value_tuned"].notna()
+    for column in ("value", "ci_low", "ci_high"):
+        found[column] = found[column].mask(replaced, found.pop(f"{column}_tuned"))
+    found["against"] = np.where(replaced, "unpruned, fine-tuned as long", "unpruned")
+    return found[~((found["stage"] == "fine-tuned") & (found["filters_removed_pct"] == 0))]
+
+
 def _shares_held(study: StudyTables, stage: str, terms: Terms) -> pd.DataFrame:
     """`share_held` of every line of a stage, and of all pose pairs together; columns template_size, pair, value, low, high,
-    and last, the largest share evaluated."""
-    found = changes(study.curve)
+    last, the largest share evaluated, steps, their number, and against, what the networks are held against."""
+    found = _changes(study)
     found = found[found["stage"] == stage]
     rows = []
     for (protocol, size, pair), line in found.groupby(["protocol", "template_size", "pair"]):
@@ -297,27 +324,28 @@ def _shares_held(study: StudyTables, stage: str, terms: Terms) -> pd.DataFrame:
         line = line[line["filters_removed_pct"] > 0]
         value, low, high = share_held(line, terms.margin(size))
         rows.append({"template_size": size, "pair": protocol if pair == "any-any" else pair, "value": value, "low": low, "high": high,
-                     "last": line["filters_removed_pct"].max(), "steps": len(line), "poses": protocol == "pose_pairs"})
-    table = pd.DataFrame(rows, columns=["template_size", "pair", "value", "low", "high", "last", "steps", "poses"])
-    worst = table[table["poses"].astype(bool)].groupby("template_size", as_index=False)[["value", "low", "high", "last", "steps"]].agg(
-        lambda column: column.min(skipna=False))
+                     "last": line["filters_removed_pct"].max(), "steps": len(line), "poses": protocol == "pose_pairs",
+                     "against": line["against"].iloc[0]})
+    table = pd.DataFrame(rows, columns=["template_size", "pair", "value", "low", "high", "last", "steps", "poses", "against"])
+    worst = table[table["poses"].astype(bool)].groupby(["template_size", "against"], as_index=False)[
+        ["value", "low", "high", "last", "steps"]].agg(lambda column: column.min(skipna=False))
     return pd.concat([worst.assign(pair=EVERY_PAIR), table.drop(columns="poses")], ignore_index=True)
 
 
 def _why_held(line, terms: Terms) -> str:
-    margin = f"margin {100 * terms.margin(line.template_size):g} points"
+    margin = f"margin {100 * terms.margin(line.template_size):g} points over the network {line.against}"
     if np.isnan(line.low):
         return f"{margin}; no paired intervals of the change in curve.csv"
     return (f"{margin}; within it for sure up to {line.low:.0f} %, shown to be beyond it "
-            + (f"after {line.high:.0f} %" if line.high < line.last - 1e-9 else f"nowhere up to {line.last:.0f} %, the last")
+            + (f"at {line.high:.0f} %" if np.isfinite(line.high) else f"nowhere up to {line.last:.0f} %, the last")
             + f"; {line.steps} shares evaluated")
 
 
 def _parameters_at(study: StudyTables, stage: str, pct: float) -> float:
     """Parameters with `pct` percent of the filters removed, an evaluated share (or 0, or NaN)."""
     rows = study.curve[study.curve["stage"].isin([stage, "pruned"])].drop_duplicates("filters_removed_pct")
-    if np.isnan(pct):
-        return np.nan
+    if not np.isfinite(pct):
+        return -np.inf if pct > 0 else np.nan  # nothing says how few would be too few
     return float(rows.loc[(rows["filters_removed_pct"] - pct).abs().idxmin(), "parameters"])
 
 
@@ -328,11 +356,10 @@ def _templates_against_singles(study: StudyTables, question: str, stage: str, he
     single, templates = held.loc[1], held.loc[largest]
     value = templates["value"] - single["value"]
     low, high = templates["low"] - single["high"], templates["high"] - single["low"]
-    verdict = _verdict(low, high, 0, strictly=True)
+    # where a loss is shown, the share held is smaller: ends that meet decide
+    verdict = UNDECIDED if np.isnan(low + high) else SUPPORTED if low >= 0 else NOT_SUPPORTED if high <= 0 else UNDECIDED
     why = (f"templates of up to {largest} hold up to {templates['value']:.0f} % (margin {100 * terms.templates:g} points), single "
            f"images up to {single['value']:.0f} % (margin {100 * terms.single:g} points)")
-    if templates["value"] == single["value"] == templates["last"]:
-        why += "; both hold to the last share evaluated, so which holds longer is open"
     return _row(study, "H2", question, value, low, high, "% of filters", verdict, why, stage, EVERY_PAIR, largest)
 
 
@@ -340,7 +367,7 @@ def _improvement(study: StudyTables, terms: Terms) -> list[dict]:
     curve = _arms(study)
     low, high = terms.improving_pct
     question = f"removing {low:g} to {high:g} % of the filters lowers the EER below the control's, trained as long"
-    taylor = _taylor(curve)
+    taylor = _taylor(study)
     shares = curve[(curve["criterion"] == taylor) & (curve["stage"] == "pruned")].groupby("step")["filters_removed_pct"].mean()
     shares = shares[shares.between(low - 0.5, high + 0.5)]
     rows = [row for pct in shares for row in _compare_at(study, "H2", f"{question}: at {pct:.0f} %", curve, (taylor, "pruned"),
@@ -353,9 +380,10 @@ def _arms(study: StudyTables) -> pd.DataFrame:
     return changes(study.arms)
 
 
-def _taylor(found: pd.DataFrame) -> str:
-    """The Taylor criterion that a table of changes holds."""
-    criteria = [criterion for criterion in found["criterion"].unique() if str(criterion).startswith("taylor")]
+def _taylor(study: StudyTables) -> str:
+    """The study's criterion; where that is no Taylor score, the first that its arms have."""
+    pruned = [table.loc[table["stage"] == "pruned", "criterion"] for table in (study.curve, study.arms)]
+    criteria = [criterion for criterion in pd.concat(pruned).unique() if str(criterion).startswith("taylor")]
     return criteria[0] if criteria else "taylor_weight"
 
 
@@ -373,7 +401,8 @@ def _compare_at(study, hypothesis, question, found, one: tuple[str, str], other:
         return [_missing(study, hypothesis, question, f"no network near {pct:g} % of the filters removed in both", one[1])]
     rows = []
     a, b = (arm[arm["step"] == step].set_index(["template_size", "pair"]) for arm in arms)
-    asked = {"criterion": one[0], "stage": one[1], "other_criterion": other[0], "other_stage": other[1], "step": step}
+    asked = {"criterion": one[0], "stage": one[1], "other_criterion": other[0], "other_stage": other[1], "step": step,
+             "other_step": step, "pair": EVERY_PAIR}
     paired = study.differences[(study.differences[list(asked)] == pd.Series(asked)).all(axis=1)].dropna(subset="ci_low")
     for size in sorted(set(a.index.get_level_values(0)) & set(b.index.get_level_values(0))):
         here = paired[paired["template_size"] == size]
@@ -388,12 +417,15 @@ def _compare_at(study, hypothesis, question, found, one: tuple[str, str], other:
 
 
 def paired_difference(seeds: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean over one network's seeds of its EER less the other's, with its interval; seeds: rows of differences.csv.
+    """Mean of one network's EER less the other's over the seeds of both, with its interval; seeds: rows of differences.csv.
 
-    The seeds' intervals are averaged; their scatter counts as in `difference`, for the one seed of the other network, too.
+    The intervals are averaged; the scatter of either network's seeds, the mean over the other's, counts as in `difference`.
     """
-    value, count = seeds["value"].mean(), len(seeds)
-    scatter = stats.t.ppf(0.975, count - 1) ** 2 * seeds["value"].var() * (1 / count + 1) if count > 1 else 0.0
+    value = seeds["value"].mean()
+    means = [seeds.groupby(column)["value"].mean() for column in ("seed", "other_seed")]
+    degrees = sum(len(of) - 1 for of in means)
+    squares = sum(((of - of.mean()) ** 2).sum() for of in means)
+    scatter = stats.t.ppf(0.975, degrees) ** 2 * squares / degrees * sum(1 / len(of) for of in means) if degrees else 0.0
     low, high = (np.sqrt((seeds["value"] - seeds[end]).mean() ** 2 + scatter) for end in ("ci_low", "ci_high"))
     return float(value), float(value - low), float(value + high)
 
@@ -437,8 +469,13 @@ def _seed_noise(study: StudyTables, found: pd.DataFrame, taylor: str, terms: Ter
 # -------------------------------------------------------------------------------------------------------- H3 in detail
 
 
-def _nearest_step(table: pd.DataFrame, pct: float) -> int:
-    return (layer_analysis.removed_pct(layer_analysis.filters_left(table)) - pct).abs().idxmin()
+def _nearest_step(table: pd.DataFrame, pct: float) -> int | None:
+    """The step, after which any filters are gone, that is nearest to a share of them; None where none is."""
+    if table.empty:
+        return None
+    removed = layer_analysis.removed_pct(layer_analysis.filters_left(table))
+    removed = removed[removed > 0]
+    return None if removed.empty else (removed - pct).abs().idxmin()
 
 
 def _of_association(study, question, effect, found, name: str, coupled: bool, terms: Terms) -> dict:
@@ -470,11 +507,11 @@ def rho_interval(rho: float, count: int, controls: int = 0) -> tuple[float, floa
 def _against_arm(study: StudyTables, arm: str, terms: Terms, resamples: int) -> dict:
     question = f"width decides more for Taylor than for {arm} removal at the same budget"
     table = study.arms_layers[study.arms_layers["stage"] == "pruned"]
-    taylor = table[table["criterion"].astype(str).str.startswith("taylor")]
+    taylor = table[table["criterion"] == _taylor(study)]
     other = table[table["criterion"] == arm]
-    if taylor.empty or other.empty or (taylor["out_channels"] == taylor["out_channels_original"]).all():
-        return _missing(study, "H3", question, f"no {arm} arm" if other.empty else "no Taylor arm", "pruned")
     step = _nearest_step(taylor, terms.layers_pct)
+    if step is None or other.empty:
+        return _missing(study, "H3", question, f"no {arm} arm" if other.empty else "no Taylor arm", "pruned")
     if step not in set(other["step"]):
         return _missing(study, "H3", question, f"no {arm} arm at step {step}", "pruned")
     shares = [layer_analysis.removed_share(layer_analysis.uncoupled(rows), step) for rows in (taylor, other)]

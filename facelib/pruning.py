@@ -201,7 +201,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
     and every evaluated network stays as folder/STAGE-STEP.safetensors, for `load`. A finished run is not repeated.
     Returns the tables of the schedule's stage. Raises TrainingError when the loss, a gradient or the network is no
-    longer finite, ValueError when the folder holds the run of another schedule.
+    longer finite, ValueError when the folder holds the run of another schedule, or the schedule would remove more than may leave.
     """
     folder = Path(folder)
     path = folder / "pruning.safetensors"
@@ -223,6 +223,9 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
         first, precision, curve, layers = saved["step"] + 1, saved["precision"], saved["curve"], saved["layers"]
     else:
         first, precision = 0, choose_precision(network, recipe)
+        if schedule.stage == "pruned":  # raises now when so much could not leave at the end
+            groups = graph.groups.index
+            choose(graph, groups, np.zeros(len(groups)), round(schedule.last_share * total), schedule.minimum, schedule.unit, network)
 
     size = network.config["image_size"]
     per_step = schedule.batches_per_step or -(-len(training) // recipe.batch_size)

@@ -26,7 +26,8 @@ PACKAGES = ["facelib", "torch", "torchvision", "numpy", "pandas", "scipy", "scik
 DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "protocol", "pair", "template_size", "far", "frr",
        "genuine", "impostor"]
 DIFFERENCES = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "other_criterion", "other_seed", "other_stage",
-               "other_filters_removed_pct", "template_size", "pairs", "value", "ci_low", "ci_high"]
+               "other_step", "protocol", "pair", "template_size", "value", "ci_low", "ci_high"]
+EVERY_PAIR = "all pose pairs"  # in place of one, where the mean over them stands
 SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
 NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 
@@ -50,14 +51,14 @@ class Run:
     def timed(self, part: str) -> Iterator[None]:
         """Adds the block's duration to parts.json, also when the block fails, and the commit that ran it: a part that was
         resumed adds up, and tells of every commit that worked on it. A block of less than a second found all done."""
-        start = time.monotonic()
+        start, code = time.monotonic(), commit() or "unknown"
         try:
             yield
         finally:
             parts, seconds = self.parts(), time.monotonic() - start
             before = parts.get(part, {"seconds": 0.0, "commits": []})
             if seconds >= 1 or part not in parts:
-                commits = sorted({*before["commits"], commit() or "unknown"})
+                commits = sorted({*before["commits"], code})
                 parts[part] = {"seconds": round(before["seconds"] + seconds, 1), "commits": commits}
                 write_json(self.folder / "parts.json", parts)
 
@@ -141,7 +142,7 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
     for stage in ("pruned", "fine-tuned", "control"):
         for step, found in rows[(rows["stage"] == stage) & rows["step"].isin(nearest)].groupby("step"):
             name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
-            cells = {row_name(row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
+            cells = {line_name(row.protocol, row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
             columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
     return pd.DataFrame(columns).rename_axis(columns="filters removed")
 
@@ -159,17 +160,22 @@ def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
     the share of filters removed up to which every evaluated network lies within the unpruned one's interval."""
     pruned = curve[(curve["stage"] == "pruned") & (curve["metric"] == metric)].sort_values("step")
     rows = {}
-    for (size, pair), found in pruned.groupby(["template_size", "pair"], sort=False):
+    for (protocol, size, pair), found in pruned.groupby(["protocol", "template_size", "pair"], sort=False):
         before, after = found.iloc[0], found.iloc[-1]
         worse = found["value"] > before["ci_high"]
         held = found["filters_removed_pct"][~worse.cummax()].max()
-        rows[row_name(pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
+        rows[line_name(protocol, pair, size)] = {"unpruned": in_percent(before), f"{after['filters_removed_pct']:.0f} % removed": in_percent(after),
                                        "within the unpruned interval up to": f"{held:.0f} %"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def row_name(pair: str, template_size: int) -> str:
     return f"{pair}, {size_name(template_size)}"
+
+
+def line_name(protocol: str, pair: str, template_size: int) -> str:
+    """Of a line of the curve: its pose pair, or its protocol where poses are unknown."""
+    return row_name(protocol if pair == "any-any" and protocol != "pose_pairs" else pair, template_size)
 
 
 def size_name(template_size: int) -> str:
@@ -181,7 +187,7 @@ class StudyTables:
     """What the study of one network left in its folder; a table that was not made has no rows.
 
     curve, layers: the main run. arms, arms_layers: the controls at one equal budget. differences: EER of one network less that
-    of another, mean over pose pairs, paired on the same subjects. det: DET curves at the chosen steps. scores: histogram of the
+    of another, of every pose pair and of their mean, paired on the same subjects. det: DET curves at the chosen steps. scores: histogram of the
     unpruned network's similarity scores. manifest: how they came about.
     """
 

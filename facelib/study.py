@@ -13,26 +13,23 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from facelib import batch, faces, figures, networks, pruning, results, training, verification
+from facelib import batch, differences, faces, figures, networks, pruning, results, training, verification
 from facelib.faces import FaceSet
 from facelib.networks import FaceNetwork
 from facelib.progress import BATCH
 from facelib.pruning import Evaluate, Schedule, Tables
 from facelib.storage import user_path
 from facelib.training import Recipe
-
-
-LINE = ["protocol", "pair", "template_size"]  # what names a line of the curve
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,12 @@ class Study:
                 if not 0 <= share <= schedule.last_share or abs(step - round(step)) > 1e-6 or not schedule.evaluated(round(step)):
                     raise ValueError(f"{name} has {amount}, where pruning does not evaluate: it does every "
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
+        if self.network not in networks.ARCHITECTURES:
+            raise ValueError(f"network is one of {', '.join(networks.ARCHITECTURES)}, found '{self.network}'")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share is a share of the images between 0 and 1, found {self.validation_share}")
+        if self.resamples < 0:
+            raise ValueError(f"resamples is a number, at least 0, found {self.resamples}")
         if not self.template_sizes or min(self.template_sizes + self.more_template_sizes) < 1:
             raise ValueError("template_sizes and more_template_sizes are numbers of images, at least 1, found "
                              f"{self.template_sizes} and {self.more_template_sizes}")
@@ -231,7 +234,9 @@ class Study:
 
     def sizes(self) -> pd.DataFrame:
         """Images, subjects and images per pose of every set. Reads every image once, and raises FaceError that
-        lists those that cannot be read: better now than after an hour of training."""
+        lists those that cannot be read, and ValueError when the test faces are too few to compare: better now than after
+        an hour of training."""
+        self._people  # noqa: B018  makes every protocol
         for chosen in (self.training, self.validation, self.test, *self.more_faces.values(),
                        *(self._pretraining_faces if self.pretraining else ())):
             chosen.verify()
@@ -263,27 +268,22 @@ class Study:
             found += [verification.measure(protocol, descriptors, metrics, self.resamples) for protocol in protocols]
         return found
 
-    def verifier(self, unpruned: FaceNetwork, run: results.Run, chosen_steps: Iterable[int] = ()) -> Evaluate:
-        """What gives a network's rows of the curve: its error rates, with intervals over subjects, and `eer_change`, its EER
-        minus the unpruned network's on the same comparisons, with the interval of the difference. The EERs of the resamples
-        stay in the run's folder, for differences between any two networks."""
-        before = {}
-
-        def key(found: verification.Measurement) -> tuple:
-            return found.protocol.name, found.protocol.pair, found.protocol.template_size
+    def verifier(self, run: results.Run, chosen_steps: Iterable[int] = ()) -> Evaluate:
+        """What gives a network's rows of the curve: its error rates, with intervals over subjects. The EERs of the resamples stay
+        in the run's folder, for differences between any two networks."""
 
         def verify(network: FaceNetwork, stage: str, step: int) -> pd.DataFrame:
-            if not before:
-                before.update({key(found): found for found in self.measure(unpruned, closely=bool(chosen_steps))})
-            rows, draws = [], []
-            for found in self.measure(network, step in chosen_steps):
-                change = found.minus(before[key(found)]).drop(columns=["value_a", "value_b"])
-                rows += [found.table(), change[change["metric"] == "eer"].assign(metric="eer_change")]
-                draws.append(pd.DataFrame(dict(zip(LINE, key(found))) | {"eer": found.draws("eer")}))
-            results.write_table(pd.concat(draws), None, _draws_file(run, stage, step))
-            return pd.concat(rows, ignore_index=True)
+            found = self.measure(network, step in chosen_steps)
+            differences.keep(run.folder, stage, step, found)
+            return pd.concat([one.table() for one in found], ignore_index=True)
 
         return verify
+
+    @property
+    def _people(self) -> dict[tuple, int]:
+        """Subjects with a genuine comparison, by line of the curve."""
+        return {(protocol.name, protocol.pair, protocol.template_size): verification.people_compared(protocol)
+                for _, protocols, _ in self._protocols(closely=True) for protocol in protocols}
 
     @cached_property
     def _recipes(self) -> tuple[Recipe, Recipe]:
@@ -295,7 +295,7 @@ class Study:
         """Prunes a copy of the network step by step; where asked, fine-tunes, and trains the pruned shape from random weights
         for as long as the unpruned network was."""
         recipe, finetune_recipe = self._recipes
-        verify = self.verifier(network, self.run, self.chosen_steps)
+        verify = self.verifier(self.run, self.chosen_steps)
         with self.run.timed("pruning"):
             found = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, verify, self.seed,
                                   self.run.folder)
@@ -305,14 +305,16 @@ class Study:
         with self.run.timed("from scratch"):
             fresh = pruning.from_scratch(self.run.folder, [*map(self._share, self.scratch_shares)], self.training, self.validation,
                                          self.pruning_schedule, recipe, verify, self.seed)
-        return together([found, tuned, fresh])
+        tables = together([found, tuned, fresh])
+        return Tables(differences.with_changes(tables.curve, self.run.folder, self._people), tables.layers)
 
     def arm(self, network: FaceNetwork, name: str, seed: int) -> Tables:
         """Prunes a copy of the network as the control `name` says."""
         run = self.arm_run(name, seed)
         with run.timed(f"{name} {seed}"):
-            return pruning.prune(deepcopy(network), self.training, self.arm_schedules[name, seed], self._recipes[0],
-                                 self.verifier(network, run), seed, run.folder)
+            found = pruning.prune(deepcopy(network), self.training, self.arm_schedules[name, seed], self._recipes[0],
+                                  self.verifier(run), seed, run.folder)
+        return Tables(differences.with_changes(found.curve, run.folder, self._people), found.layers)
 
     def computed(self, network: FaceNetwork) -> Tables:
         """Computes every part that is not there yet, saves tables, curves and manifest, and returns the tables of `pruned`."""
@@ -320,6 +322,7 @@ class Study:
         arms = [self.arm(network, *arm) for arm in self.arm_schedules]
         results.write_table(tables.curve, results.CURVE, self.folder / "curve.csv")
         results.write_table(tables.layers, results.LAYERS, self.folder / "layers.csv")
+        shutil.rmtree(self.folder / "arms", ignore_errors=True)  # of a study with other parameters
         if arms:
             controls = together(arms)
             results.write_table(controls.curve, results.CURVE, self.folder / "arms" / "curve.csv")
@@ -389,18 +392,17 @@ class Study:
         return pd.concat(curves, ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
-        """EER of one network less another's, mean over pose pairs, with its paired interval: at every step of the arms, each seed of
-        the study's criterion less the first seed of every other arm; and fine-tuned less from scratch."""
-        known = {arm: (self.arm_run(*arm), table.curve) for arm, table in zip(self.arm_schedules, arms)}
-        comparisons = [(one, other) for (name, _), one in known.items() if name == self.criterion
-                       for (other_name, seed), other in known.items() if other_name != self.criterion and seed == 0]
-        stages = {stage: (self.run, main.curve[main.curve["stage"] == stage]) for stage in ("fine-tuned", "from-scratch")}
-        comparisons.append((stages["fine-tuned"], stages["from-scratch"]))
-        rows = []
-        for (run, curve), (other_run, other_curve) in comparisons:
-            for step in sorted(set(curve["step"]) & set(other_curve["step"]) - {0}):
-                rows += _paired(run, curve[curve["step"] == step], other_run, other_curve[other_curve["step"] == step])
-        return pd.DataFrame(rows, columns=results.DIFFERENCES)
+        """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, seed by seed; of
+        the fine-tuned networks, each less the unpruned one that was fine-tuned as long, and less the same shape from scratch."""
+        curves = {arm: differences.at_steps(self.arm_run(*arm).folder, found.curve) for arm, found in zip(self.arm_schedules, arms)}
+        pairs = [(network, others[step]) for (name, _), networks in curves.items() if name == self.criterion
+                 for (other, _), others in curves.items() if other != self.criterion
+                 for step, network in networks.items() if step and step in others]
+        tuned, scratch = (differences.at_steps(self.run.folder, main.curve[main.curve["stage"] == stage])
+                          for stage in ("fine-tuned", "from-scratch"))
+        pairs += [(network, tuned[0]) for step, network in tuned.items() if step and 0 in tuned]
+        pairs += [(network, scratch[step]) for step, network in tuned.items() if step in scratch]
+        return differences.table(pairs, self._people)
 
     def _save_manifest(self) -> None:
         private = ("root", "more_training", "overlaps", "more_tests", "pretraining", "imagenet", "runs", "results")  # paths of one machine
@@ -423,38 +425,13 @@ class Study:
         """Computes one of `parts`. Raises ValueError when there is no such part."""
         if part not in self.parts:
             raise ValueError(f"no part '{part}'; expected one of {', '.join(self.parts)}")
+        self._people  # noqa: B018  as in `sizes`
         network, _ = self.trained()
         if part == "pruning":
             self.pruned(network)
         elif part != "baseline":
             _, name, seed = part.split(":")
             self.arm(network, name, int(seed))
-
-
-def _draws_file(run: results.Run, stage: str, step: int) -> Path:
-    return run.folder / f"{stage}-{step:03d}-resamples.csv"
-
-
-def _paired(run: results.Run, rows: pd.DataFrame, other_run: results.Run, other_rows: pd.DataFrame) -> list[dict]:
-    """A network's EER less another's, one row for each template size; rows: of the curve, the networks' own."""
-    sides = []
-    for of, table in ((run, rows), (other_run, other_rows)):
-        about = table.iloc[0]
-        path = _draws_file(of, about["stage"], about["step"])
-        draws = results.read_table(path) if path.exists() else pd.DataFrame(columns=[*LINE, "eer"])  # of a run by older code
-        eers = table[(table["metric"] == "eer") & (table["protocol"] == "pose_pairs")].set_index(["template_size", "pair"])["value"]
-        sides.append((about, eers, draws[draws["protocol"] == "pose_pairs"].groupby(["template_size", "pair"])["eer"]))
-    (about, eers, draws), (other, other_eers, other_draws) = sides
-    found = []
-    for size in sorted(set(eers.index.get_level_values(0)) & set(other_eers.index.get_level_values(0))):
-        lines = [(size, pair) for pair in eers[size].index]
-        low, high = verification.mean_difference(*([of.get_group(line).to_numpy() if line in of.groups else np.empty(0) for line in lines]
-                                                   for of in (draws, other_draws)))
-        found.append(about[["network", "criterion", "seed", "stage", "step", "filters_removed_pct"]].to_dict()
-                     | {f"other_{name}": other[name] for name in ("criterion", "seed", "stage", "filters_removed_pct")}
-                     | {"template_size": size, "pairs": len(lines), "value": (eers[lines] - other_eers[lines]).mean(), "ci_low": low,
-                        "ci_high": high})
-    return found
 
 
 def together(tables: list[Tables]) -> Tables:

@@ -290,6 +290,16 @@ class PairProtocol:
     template_size: int = 1
 
 
+def people_compared(protocol: Protocol | PairProtocol) -> int:
+    """How many subjects have a genuine comparison; 0 where subjects are unknown."""
+    if isinstance(protocol, PairProtocol):
+        return 0 if protocol.subjects is None else np.unique(protocol.subjects[protocol.first[protocol.same]]).size
+    first = protocol.subjects[protocol.first]
+    if protocol.second is None:
+        return np.count_nonzero(np.unique(first, return_counts=True)[1] > 1)
+    return np.intersect1d(first, protocol.subjects[protocol.second]).size
+
+
 def pose_pairs(subjects: Sequence, poses: Sequence, template_size: int) -> list[Protocol]:
     """One protocol for every unordered pair of poses, from frontal-frontal on.
 
@@ -521,7 +531,7 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     """Error rates of a minus those of b on the same comparisons, with intervals over subjects.
 
     Both are measured on the same resamples of subjects, so what makes a subject hard for both cancels; the interval is
-    the central part of the resampled differences (for accuracy, the t interval of the folds' differences).
+    `interval_of_difference` (for accuracy, the t interval of the folds' differences).
     Arguments and rows are those of `evaluate`; value is the difference, value_a and value_b stand before it.
     """
     a, b = (measure(protocol, descriptors, metrics, resamples, seed, similarity)
@@ -529,19 +539,24 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     return a.minus(b, confidence)
 
 
-def mean_difference(draws_a: Sequence[np.ndarray], draws_b: Sequence[np.ndarray], confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean over protocols of a's error rate less b's: the central part of its resamples.
+def interval_of_difference(value_a: float, value_b: float, draws_a: np.ndarray, draws_b: np.ndarray, people: int,
+                           confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a's error rate less b's, measured on the same comparisons; rates may be means over protocols.
 
-    draws_a, draws_b: `Measurement.draws` of each protocol, in the same order. Every resample draws the same subjects for
-    both networks and for all protocols. NaN where draws are lacking, or fewer than the other protocols have.
+    draws_a, draws_b: the rates in the same resamples of subjects (`Measurement.draws`). people: subjects with a genuine
+    comparison. The variance over resamples says on which share of so many independent trials the two differ, and the
+    interval is that of Agresti and Min for a difference of paired proportions (Statistics in Medicine 24, 2005): quantiles
+    of resamples would shrink to nothing where both make few errors. The trials are those that the rates themselves are worth,
+    one for each of `people` at least. NaN where there are no draws, or not as many of both.
     """
-    if len({len(draws) for draws in [*draws_a, *draws_b]}) != 1 or not len(draws_a[0]):
+    if len(draws_a) != len(draws_b) or len(draws_a) < 2:
         return UNKNOWN
-    return tuple(_central(np.mean(draws_a, axis=0) - np.mean(draws_b, axis=0), confidence))
-
-
-def _central(draws: np.ndarray, confidence: float) -> np.ndarray:
-    return np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    difference = value_a - value_b
+    trials = max(people, *(_trials(value, draws, people) for value, draws in ((value_a, draws_a), (value_b, draws_b))))
+    differing = trials * (draws_a - draws_b).var(ddof=1) + difference**2
+    centre, differing = difference * trials / (trials + 2), (differing * trials + 1) / (trials + 2)
+    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(differing - centre**2, 0) / (trials + 2))
+    return float(min(centre - half, difference)), float(max(centre + half, difference))
 
 
 BAND = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # falling, as in a DET curve
@@ -566,7 +581,7 @@ class Measurement:
 
     values: each metric's. curve: FAR and FRR, (thresholds,), exact.
     resampled: for each metric, FAR and FRR of the resamples, (resamples, thresholds around its operating points).
-    folds: accuracy of each fold; people: how many subjects have a genuine comparison.
+    folds: accuracy of each fold.
     """
 
     protocol: Protocol | PairProtocol
@@ -574,7 +589,6 @@ class Measurement:
     curve: tuple[np.ndarray, np.ndarray]
     resampled: dict[str, tuple[np.ndarray, np.ndarray]]
     folds: np.ndarray
-    people: int
     genuine: int
     impostor: int
 
@@ -592,15 +606,14 @@ class Measurement:
     def _interval_of_difference(self, other: Measurement, metric: str, confidence: float) -> Sequence[float]:
         if metric == "accuracy":
             return _t_interval(self.folds - other.folds, confidence)
-        if not self.resampled or not other.resampled:
-            return UNKNOWN
-        return _central(self.draws(metric) - other.draws(metric), confidence)
+        return interval_of_difference(self.values[metric], other.values[metric], self.draws(metric), other.draws(metric),
+                                      people_compared(self.protocol), confidence)
 
     def draws(self, metric: str) -> np.ndarray:
         """The metric in every resample of subjects, (resamples,); none where subjects are unknown.
 
         Measurements with the same seed, of protocols over the same subjects, draw the same subjects: their draws, and means
-        and differences of those, belong together (`mean_difference`).
+        and differences of those, belong together (`interval_of_difference`).
         """
         return _metric(metric, *self.resampled[metric]) if self.resampled else np.empty(0)
 
@@ -638,7 +651,7 @@ def measure(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
         values["accuracy"] = folds.mean()
     return Measurement(protocol, {metric: values[metric] for metric in metrics}, (far, frr),
                        _resampled(found, rates, resamples, seed), folds,
-                       np.unique(found.genuine_subject).size, found.genuine.size, counted)
+                       found.genuine.size, counted)
 
 
 def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> dict:
@@ -711,10 +724,10 @@ def _interval(found: Measurement, metric: str, confidence: float) -> tuple[float
         return _t_interval(found.folds, confidence)
     if not found.resampled:
         return UNKNOWN
-    value, curves = found.values[metric], found.resampled[metric]
+    value, curves, people = found.values[metric], found.resampled[metric], people_compared(found.protocol)
     if metric != "eer":
-        return _wilson(value, _trials(value, _metric(metric, *curves), found.people), confidence)
-    least = max(found.people, _trials(_frr_at(*found.curve, value), _frr_at(*curves, value), found.people))
+        return _wilson(value, _trials(value, _metric(metric, *curves), people), confidence)
+    least = max(people, _trials(_frr_at(*found.curve, value), _frr_at(*curves, value), people))
 
     def plausible(rate: float) -> bool:
         frr = _frr_at(*found.curve, rate)

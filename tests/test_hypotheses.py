@@ -46,11 +46,11 @@ def the_row(table, question="", **where):
 
 
 @pytest.mark.parametrize("changes, half, expected", [
-    ([0.0, 0.01, 0.015, 0.03], 0.002, (30, 30, 30)),
-    ([0.0, 0.01, 0.019, 0.03], 0.002, (30, 20, 30)),   # at 30 % the interval straddles the margin
-    ([0.0, 0.01, 0.021, 0.03], 0.002, (20, 20, 30)),
-    ([0.03, 0.0, 0.0, 0.0], 0.002, (0, 0, 0)),         # what fails once does not hold later
-    ([0.0, 0.0, 0.0, 0.0], 0.002, (40, 40, 40))])
+    ([0.0, 0.01, 0.015, 0.03], 0.002, (30, 30, 40)),
+    ([0.0, 0.01, 0.019, 0.03], 0.002, (30, 20, 40)),   # at 30 % the interval straddles the margin
+    ([0.0, 0.01, 0.021, 0.03], 0.002, (20, 20, 40)),
+    ([0.03, 0.0, 0.0, 0.0], 0.002, (0, 0, 10)),        # what fails once does not hold later
+    ([0.0, 0.0, 0.0, 0.0], 0.002, (40, 40, np.inf))])  # no loss is shown anywhere
 def test_share_held_by_hand(changes, half, expected):
     line = curve_of([10, 20, 30, 40], changes, half)
     assert hypotheses.share_held(line, 0.02) == expected
@@ -70,6 +70,29 @@ def test_minimal_loss_by_the_first_pair_that_gives_way(changes, verdict):
     assert the_row(table, stage="pruned", pair="frontal-profile")["verdict"] == SUPPORTED
     tuned = the_row(table, stage="fine-tuned")
     assert tuned["verdict"] == UNDECIDED and tuned["why"].startswith("not run")
+
+
+@pytest.mark.parametrize("shares, changes, verdict", [
+    ([5, 10, 15], [0, 0, 0], UNDECIDED),              # nobody looked at 20 %
+    ([15, 30], [0, 0.05], UNDECIDED),                 # lost somewhere between
+    ([10, 20, 25], [0, 0, 0.05], SUPPORTED),
+    ([10, 19.9988, 25], [0, 0, 0.05], SUPPORTED),     # 20 % of 17,056 filters are 3,411.2
+    ([10, 20, 25], [0, 0.05, 0.05], NOT_SUPPORTED)])
+def test_what_was_not_evaluated_is_open(shares, changes, verdict):
+    row = the_row(hypotheses.minimal_loss(study_of(curve_of(shares, changes))), pair=EVERY_PAIR, stage="pruned")
+    assert row["verdict"] == verdict
+    assert hypotheses.statement(row).endswith("to open) %") == (max(changes) == 0)
+
+
+def test_fine_tuned_is_held_against_the_unpruned_network_fine_tuned_as_long():
+    curve = pd.concat([curve_of([0, 20], [0.0, 0.0]), curve_of([0, 20], [-0.04, -0.01], stage="fine-tuned")])
+    pairs = {"network": "squeezenet", "criterion": "taylor_weight", "seed": 0, "stage": "fine-tuned", "step": 20, "filters_removed_pct": 20.0,
+             "other_criterion": "taylor_weight", "other_seed": 0, "other_stage": "fine-tuned", "other_step": 0, "protocol": "pose_pairs",
+             "template_size": 1, "value": 0.03, "ci_low": 0.028, "ci_high": 0.032}
+    differences = pd.DataFrame([pairs | {"pair": pair} for pair in ("frontal-frontal", EVERY_PAIR)])[DIFFERENCES]
+    for known, verdict in ((None, SUPPORTED), (differences, NOT_SUPPORTED)):
+        row = the_row(hypotheses.minimal_loss(study_of(curve, differences=known)), pair=EVERY_PAIR, stage="fine-tuned")
+        assert row["verdict"] == verdict and ("fine-tuned as long" in row["why"]) == (known is not None)
 
 
 def test_the_margin_is_the_callers():
@@ -95,7 +118,7 @@ def test_a_million_parameters_and_templates_against_singles():
     assert fewer["value"] == pytest.approx(0.94) and fewer["verdict"] == SUPPORTED
     assert the_row(table, "fewer than", stage="pruned", template_size=1)["verdict"] == NOT_SUPPORTED, "1.14 million left at 10 %"
     longer = the_row(table, "templates hold", stage="pruned")
-    assert (longer["value"], longer["low"], longer["high"], longer["verdict"]) == (20, 20, 20, SUPPORTED)
+    assert (longer["value"], longer["low"], longer["high"], longer["verdict"]) == (20, 10, 30, SUPPORTED)
     assert the_row(table, "40 %", stage="pruned", template_size=5)["verdict"] == NOT_SUPPORTED
 
 
@@ -134,10 +157,10 @@ def test_paired_differences_decide_what_independent_ones_leave_open():
     arms = pd.concat([curve_of([20], [0.010], 0.02), curve_of([20], [0.018], 0.02, criterion="random")])
     paired = pd.DataFrame([{"network": "squeezenet", "criterion": "taylor_weight", "seed": 0, "stage": "pruned", "step": 20,
                             "filters_removed_pct": 20.0, "other_criterion": "random", "other_seed": 0, "other_stage": "pruned",
-                            "other_filters_removed_pct": 20.0, "template_size": 1, "pairs": 1, "value": -0.008, "ci_low": -0.012,
-                            "ci_high": -0.003}])[DIFFERENCES]
+                            "other_step": 20, "protocol": "pose_pairs", "pair": EVERY_PAIR, "template_size": 1, "value": -0.008,
+                            "ci_low": -0.012, "ci_high": -0.003}])[DIFFERENCES]
     for differences, expected in ((None, UNDECIDED), (paired, SUPPORTED), (paired.assign(ci_low=np.nan, ci_high=np.nan), UNDECIDED),
-                                  (paired.assign(step=40), UNDECIDED), (paired.assign(other_criterion="magnitude"), UNDECIDED)):
+                                  (paired.assign(step=40, other_step=40), UNDECIDED), (paired.assign(other_criterion="magnitude"), UNDECIDED)):
         table = hypotheses.taylor_earns_its_cost(study_of(curve_of([20], [0]), arms, differences=differences))
         row = the_row(table, "random removal at 20 %")
         assert row["verdict"] == expected and row["value"] == pytest.approx(-0.8)
@@ -145,11 +168,26 @@ def test_paired_differences_decide_what_independent_ones_leave_open():
 
 
 def test_seeds_scatter_widens_a_paired_difference():
-    seeds = pd.DataFrame({"value": [-0.02, -0.03, -0.04], "ci_low": [-0.025, -0.035, -0.045], "ci_high": [-0.017, -0.027, -0.037]})
+    seeds = pd.DataFrame({"seed": [0, 1, 2], "other_seed": 0, "value": [-0.02, -0.03, -0.04], "ci_low": [-0.025, -0.035, -0.045],
+                          "ci_high": [-0.017, -0.027, -0.037]})
     scatter = (stats.t.ppf(0.975, 2) * 0.01) ** 2 * (1 / 3 + 1)
     expected = -0.03, -0.03 - np.sqrt(0.005**2 + scatter), -0.03 + np.sqrt(0.003**2 + scatter)
     assert hypotheses.paired_difference(seeds) == pytest.approx(expected)
     assert hypotheses.paired_difference(seeds[:1]) == pytest.approx((-0.02, -0.025, -0.017))
+    # one's seeds do not scatter, the other's do: each of both is paired with each
+    both = pd.DataFrame({"seed": [0, 0, 1, 1], "other_seed": [0, 1, 0, 1], "value": [0.01, 0.03] * 2, "ci_low": [0.009, 0.029] * 2,
+                         "ci_high": [0.011, 0.031] * 2})
+    half = np.sqrt(0.001**2 + stats.t.ppf(0.975, 2) ** 2 * 0.0002 / 2 * (1 / 2 + 1 / 2))
+    assert hypotheses.paired_difference(both) == pytest.approx((0.02, 0.02 - half, 0.02 + half))
+
+
+def test_of_several_taylor_arms_the_studys_own_counts():
+    arms = pd.concat([curve_of([20], [0.05], criterion="taylor_activation"), curve_of([20], [0.0]), curve_of([20], [0.02], criterion="random")])
+    layer_tables = pd.concat([layers_of([8, 16, 32, 64], left, criterion=criterion) for criterion, left in (
+        ("taylor_activation", [1, 8, 16, 32]), ("taylor_weight", [8, 14, 20, 30]), ("random", [7, 10, 24, 48]))])
+    study = study_of(curve_of([20], [0]), arms, layers_of([8, 16, 32, 64], [8, 14, 20, 30]), layer_tables)
+    assert the_row(hypotheses.taylor_earns_its_cost(study), "random removal at 20 %")["verdict"] == SUPPORTED
+    assert the_row(hypotheses.wide_layers_first(study), "than for random")["why"].startswith("rho 1.00 (1 seed(s))")
 
 
 def test_taylor_against_the_others_at_equal_budget():
@@ -277,7 +315,7 @@ def test_tables_are_written_in_three_forms(preset, tmp_path):
     studies = list(load_studies(preset).values())
     tables = comparison.compare(studies)
     comparison.write(tables, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published")
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published", "claims")
                                                         for kind in ("csv", "md", "tex")}
     for name in tables:
         tex = (tmp_path / f"{name}.tex").read_text()

@@ -36,7 +36,7 @@ def parameters(tmp_path: Path, **changed) -> dict:
     given = batch.declared(NOTEBOOK) | batch.given(NOTEBOOK, [SMOKE], [])
     small = {"source": "folder", "root": str(tmp_path / "faces"), "source_options": {}, "test_share": 0.4, "image_size": 33,
              "batch_size": 8, "epochs": 1, "step_share": 0.1, "last_share": 0.3, "evaluate_every": 1, "batches_per_step": 1,
-             "finetune_shares": [0.1, 0.2], "scratch_shares": [0.2], "arms": {"taylor_weight": 2, "random": 1, "control": 1}, "arm_step_share": 0.3, "template_sizes": [1],
+             "finetune_shares": [0.0, 0.2], "scratch_shares": [0.2], "arms": {"taylor_weight": 2, "random": 1, "control": 1}, "arm_step_share": 0.3, "template_sizes": [1],
              "more_template_sizes": [2], "resamples": 20, "runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")}
     return given | small | changed
 
@@ -63,11 +63,10 @@ def test_a_chosen_step_is_verified_more_closely(computed):
     study, _ = computed
     curve = results.read_table(study.folder / "curve.csv")
     sizes = curve[curve["protocol"] == "pose_pairs"].groupby(["stage", "step"])["template_size"].agg(lambda s: sorted(set(s)))
-    assert sizes.to_dict() == {("fine-tuned", 1): [1, 2], ("fine-tuned", 2): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1, 2], ("pruned", 2): [1, 2],
+    assert sizes.to_dict() == {("fine-tuned", 0): [1, 2], ("fine-tuned", 2): [1, 2], ("pruned", 0): [1, 2], ("pruned", 1): [1], ("pruned", 2): [1, 2],
                                ("from-scratch", 2): [1, 2], ("pruned", 3): [1]}
     listed = curve[curve["protocol"] == "pairs"]
-    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("fine-tuned", 2),
-                                                            ("from-scratch", 2)}
+    assert set(zip(listed["stage"], listed["step"])) == {("pruned", 0), ("pruned", 2), ("fine-tuned", 0), ("fine-tuned", 2), ("from-scratch", 2)}
     assert set(listed["metric"]) == {"accuracy", "eer", "eer_change"}
     assert set(listed["genuine"]) == {4} and set(listed["impostor"]) == {12}
 
@@ -80,7 +79,7 @@ def test_changes_are_those_from_the_unpruned_network_on_the_same_comparisons(com
     for key in set(rows.index.droplevel([2, 3])):
         found = rows.loc[key]
         assert np.allclose(found["eer_change"], found["eer"] - unpruned.loc[found.index], atol=1e-12)
-    same = curve[(curve["step"] == 0) & (curve["metric"] == "eer_change")]
+    same = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "eer_change")]
     assert (same[["value", "ci_low", "ci_high"]] == 0).all(axis=None)
 
 
@@ -100,18 +99,17 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     study, network = computed
     curve = results.read_table(study.folder / "curve.csv")
     det = results.read_table(study.folder / "det.csv")
-    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 1), ("pruned", 2), ("fine-tuned", 1), ("fine-tuned", 2),
-                                                            ("from-scratch", 2)}
+    assert set(zip(det["stage"], det["step"])) == {("pruned", 0), ("pruned", 2), ("fine-tuned", 0), ("fine-tuned", 2), ("from-scratch", 2)}
     protocol = verification.pose_pairs(study.test.subjects, study.test.poses, 1)[0]
     found = verification.protocol_scores(protocol, networks.descriptors(network, study.test))
     far, frr, _ = verification.det_curve(*found)
-    points = det[(det["step"] == 0) & (det["pair"] == "frontal-frontal") & (det["template_size"] == 1)]
+    points = det[(det["stage"] == "pruned") & (det["step"] == 0) & (det["pair"] == "frontal-frontal") & (det["template_size"] == 1)]
     assert set(zip(points["far"], points["frr"])) <= set(zip(far, frr))
     assert (points["genuine"] == found[0].size).all() and (points["impostor"] == found[1].size).all()
     scores = results.read_table(study.folder / "scores.csv")
     sums = scores.groupby(["pair", "template_size"])[["genuine", "impostor"]].sum()
     assert np.allclose(sums, 1) and set(scores["template_size"]) == {1}
-    rates = curve[(curve["step"] == 0) & (curve["metric"] == "eer") & (curve["pair"] == "frontal-frontal")].set_index("template_size")
+    rates = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "eer") & (curve["pair"] == "frontal-frontal")].set_index("template_size")
     assert rates.loc[1, "value"] == verification.equal_error_rate(*found)
 
 
@@ -119,22 +117,50 @@ def test_differences_are_paired_and_of_the_mean_over_pose_pairs(computed):
     study, _ = computed
     table = results.read_table(study.folder / "differences.csv")
     assert list(table) == results.DIFFERENCES
-    keys = table[["criterion", "seed", "stage", "other_criterion", "other_stage", "step", "template_size"]].apply(tuple, axis=1)
+    means = table[table["pair"] == results.EVERY_PAIR]
+    keys = means[["criterion", "seed", "stage", "step", "other_criterion", "other_stage", "other_step", "template_size"]].apply(tuple, axis=1)
     assert sorted(keys) == sorted(
-        [("taylor_weight", seed, "pruned", *other, 1, 1) for seed in (0, 1) for other in (("random", "pruned"), ("none", "control"))]
-        + [("taylor_weight", 0, "fine-tuned", "taylor_weight", "from-scratch", 2, size) for size in (1, 2)])
+        [("taylor_weight", seed, "pruned", 1, *other, 1, 1) for seed in (0, 1) for other in (("random", "pruned"), ("none", "control"))]
+        + [("taylor_weight", 0, "fine-tuned", 2, "taylor_weight", *other, size) for size in (1, 2)
+           for other in (("fine-tuned", 0), ("from-scratch", 2))])
+    pairs = table[(table["pair"] != results.EVERY_PAIR) & (table["protocol"] == "pose_pairs")]
+    assert set(pairs["pair"]) == {"frontal-frontal", "frontal-profile", "profile-profile"} and len(pairs) == 3 * len(means)
 
-    row = table[(table["seed"] == 1) & (table["other_criterion"] == "random")].iloc[0]
+    row = means[(means["seed"] == 1) & (means["other_criterion"] == "random")].iloc[0]
     measured = []
     for arm in (("taylor_weight", 1), ("random", 0)):
         network, _ = pruning.load(study.arm_run(*arm).folder / "pruned-001.safetensors", study.multiple)
         found = networks.descriptors(network, study.test)
         measured.append([verification.measure(protocol, found, ("eer", "frr_at_far_0.001"), study.resamples)
                          for protocol in verification.pose_pairs(study.test.subjects, study.test.poses, 1)])
-    assert row["value"] == pytest.approx(np.mean([a.values["eer"] - b.values["eer"] for a, b in zip(*measured)]))
-    draws = np.mean([a.draws("eer") - b.draws("eer") for a, b in zip(*measured)], axis=0)
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]))
-    assert row["pairs"] == len(measured[0]) == 3 and row["ci_low"] <= row["ci_high"]
+    rates = [np.mean([one.values["eer"] for one in side]) for side in measured]
+    draws = [np.mean([one.draws("eer") for one in side], axis=0) for side in measured]
+    assert row["value"] == pytest.approx(rates[0] - rates[1])
+    people = len(study.test.subject_names)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(verification.interval_of_difference(*rates, *draws, people))
+
+
+def test_controls_of_another_execution_do_not_stay(tmp_path):
+    """Tables of arms that were not run would be taken for this study's."""
+    people(tmp_path / "faces", 8, 3)
+    study = Study.from_parameters(parameters(tmp_path, more_tests=[], finetune_shares=[], scratch_shares=[], arms={"random": 1}))
+    network, _ = study.trained()
+    study.computed(network)
+    assert (study.folder / "arms" / "curve.csv").exists()
+    dataclasses.replace(study, arms={}).computed(network)
+    assert not (study.folder / "arms").exists()
+
+
+def test_faces_too_few_to_compare_are_refused_before_training(tmp_path):
+    folder = people(tmp_path / "faces", 8, 3)
+    for image in folder.glob("s0[567]/profile/*.png"):
+        if image != folder / "s07" / "profile" / "0.png":
+            image.unlink()
+    study = Study.from_parameters(parameters(tmp_path, more_tests=[]))
+    for early in (study.sizes, lambda: study.compute("baseline")):
+        with pytest.raises(ValueError, match="two templates|profile"):
+            early()
+    assert not list((tmp_path / "runs").glob("*/training.safetensors"))
 
 
 def test_a_second_execution_repeats_nothing(computed, monkeypatch):
@@ -190,6 +216,9 @@ def test_parts_are_listed_and_unknown_ones_refused(tmp_path):
     ({"finetune_shares": [0.15]}, "0.15, where pruning does not evaluate"),
     ({"step_share": 100, "last_share": 300, "arm_step_share": 100, "finetune_shares": [150]}, "150, where pruning does not evaluate: it does every 100 up to 300"),
     ({"step_share": 3945, "last_share": 3945}, "0 < step_share <= last_share < 1"),
+    ({"network": "squeezenot"}, "one of squeezenet, mobilenetv2, resnet50, found 'squeezenot'"),
+    ({"validation_share": 1.5}, "between 0 and 1, found 1.5"),
+    ({"resamples": -3}, "at least 0, found -3"),
     ({"template_sizes": []}, "at least 1, found"),
     ({"more_template_sizes": [0]}, "at least 1, found"),
 ])

@@ -262,13 +262,17 @@ def split_subjects(faces: FaceSet, test_share: float) -> tuple[FaceSet, FaceSet]
 
 
 def assert_disjoint(training: FaceSet, test: FaceSet) -> None:
-    """Raises FaceError naming the subjects that are in both."""
+    """Raises FaceError naming the subjects, or the images, that are in both."""
     both = sorted(set(training.subject_names) & set(test.subject_names))
     if both:
         raise FaceError(
             f"{len(both)} subjects are in both the training and the test faces ({', '.join(map(str, both[:5]))}"
             f"{', ...' if len(both) > 5 else ''}); verification must be on unseen people. Remove them from one side."
         )
+    images = set(map(training.where, range(len(training)))) & set(map(test.where, range(len(test))))
+    if images:  # of one folder read twice, under different names
+        raise FaceError(f"{len(images)} images are in both the training and the test faces, such as {min(images)}; verification "
+                        "must be on unseen people. Take the folder on one side alone.")
 
 
 def hold_out_images(faces: FaceSet, share: float, seed: int) -> tuple[FaceSet, FaceSet]:
