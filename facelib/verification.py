@@ -223,7 +223,7 @@ def _target(metric: str) -> float:
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of every row of a, (m, d), with every row of b, (n, d): (m, n), 1 = same direction.
 
-    Raises ValueError when a row is all zeros.
+    A row of zeros, as a network gives that has lost too much, is similar to nothing: 0 with every row.
     """
     return _dot(_scaled(a, 2), _scaled(b, 2))
 
@@ -232,16 +232,14 @@ def chi_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Minus the chi-square distance sum (x - y)^2 / (x + y) of every row of a, (m, d), with every row of b, (n, d).
 
     Rows are divided by their sums first, as histograms are; 0 = same, -2 = nothing in common.
-    Raises ValueError when a value is negative or a row is all zeros.
+    A row of zeros is at -1 from every other row. Raises ValueError when a value is negative.
     """
     return additive_chi2_kernel(_scaled(a, 1), _scaled(b, 1))
 
 
 def _scaled(rows: np.ndarray, order: int) -> np.ndarray:
     norms = np.linalg.norm(rows, order, axis=1, keepdims=True)
-    if not norms.all():
-        raise ValueError(f"descriptor {np.argmin(norms)} is all zeros: it is similar to nothing")
-    return rows / norms
+    return rows / np.where(norms > 0, norms, 1)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
