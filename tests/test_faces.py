@@ -13,7 +13,7 @@ from PIL import Image
 
 from facelib import faces as facelib_faces
 from facelib.faces import FaceError, FaceSet, assert_disjoint, counts, load, load_split, union
-from facelib.faces.faceset import hold_out_images, split_subjects
+from facelib.faces.faceset import Files, hold_out_images, split_subjects
 from facelib.faces.index import indexed
 from facelib.faces.sources import read_names
 from facelib.verification import pair_folds, pose_pairs
@@ -159,7 +159,7 @@ def test_boxes_with_other_columns(tmp_path):
 
 def made(subjects: list[str | None], poses: list[str | None] | None = None, name: str = "made") -> FaceSet:
     rows = {"image": [f"{name}{number}" for number in range(len(subjects))], "subject": subjects, "pose": poses}
-    return FaceSet.from_rows(pd.DataFrame(rows), name, Path)
+    return FaceSet.from_rows(pd.DataFrame(rows), name, Files(Path("nowhere")))
 
 
 NAMES = st.lists(st.sampled_from(["10", "9", "a", "B", "é", "b/c", "zoë"]), min_size=1, max_size=30)
@@ -194,8 +194,19 @@ def test_splits_share_nobody_and_lose_nobody(subjects, share):
 
 def test_a_subject_on_both_sides_is_named():
     with pytest.raises(FaceError, match=r"2 subjects are in both the training and the test faces \(b, c\)"):
-        assert_disjoint(made(["a", "b", "c"]), made(["c", "b", "d"]))
-    assert_disjoint(made(["a", "b"]), made(["c", "c"]))
+        assert_disjoint(made(["a", "b", "c"]), made(["c", "b", "d"], name="other"))
+    assert_disjoint(made(["a", "b"]), made(["c", "c"], name="other"))
+
+
+def test_one_folder_under_two_names_is_refused(tmp_path, monkeypatch):
+    """Subjects get their set's name, so that the same people would stand on both sides under names that differ."""
+    for subject in "abcdefgh":
+        (tmp_path / "faces" / subject).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (40, 40)).save(tmp_path / "faces" / subject / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FaceError, match="images are in both the training and the test faces, such as .*faces.[gh].[01].png"):
+        load_split("folder", str(tmp_path / "faces"), 0.25, more_training=[{"source": "folder", "root": "faces", "name": "again"}])
 
 
 def test_images_held_out():

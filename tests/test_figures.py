@@ -342,7 +342,7 @@ def test_figures_come_out_the_same_byte_for_byte(redrawn):
     made = {name for name in first if name.startswith("smoke/comparison/")}
     assert made == {f"smoke/comparison/figures/{name}.{kind}" for name in ("eer", "size", "eer_against_size", "filters_left")
                     for kind in ("png", "pdf", "txt")} | {
-        f"smoke/comparison/{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published") for kind in ("csv", "md", "tex")}
+        f"smoke/comparison/{name}.{kind}" for name in ("summary", "sizes", "hypotheses", "published", "claims") for kind in ("csv", "md", "tex")}
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -269,8 +270,8 @@ def assert_disjoint(training: FaceSet, test: FaceSet) -> None:
             f"{len(both)} subjects are in both the training and the test faces ({', '.join(map(str, both[:5]))}"
             f"{', ...' if len(both) > 5 else ''}); verification must be on unseen people. Remove them from one side."
         )
-    images = set(map(training.where, range(len(training)))) & set(map(test.where, range(len(test))))
-    if images:  # of one folder read twice, under different names
+    of_training, of_test = ({os.path.abspath(faces.where(index)) for index in range(len(faces))} for faces in (training, test))
+    if images := of_training & of_test:  # of one folder read twice, under different names
         raise FaceError(f"{len(images)} images are in both the training and the test faces, such as {min(images)}; verification "
                         "must be on unseen people. Take the folder on one side alone.")
 
