@@ -144,7 +144,7 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
             name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
             cells = {line_name(row.protocol, row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
             columns[name] = {"parameters": f"{found['parameters'].iloc[0]:,}"} | cells
-    return pd.DataFrame(columns).rename_axis(columns="filters removed")
+    return pd.DataFrame(columns).rename_axis(columns="filters removed").fillna("–")
 
 
 def summary_markdown(curve: pd.DataFrame) -> str:
