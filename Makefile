@@ -26,8 +26,10 @@ THREADS = $$($(BIN)/python -c 'import torch; print(torch.get_num_threads())')
 .PHONY: study report test test-slow figures setup lab lock bench
 .DELETE_ON_ERROR:
 
+# Two parts are computed at once, with half of the processors each: one part gains less from the other half than another part does.
 study: setup
-	$(BIN)/python -m snakemake --cores $(THREADS) --config preset='$(PRESET)' $(if $(FACES),faces='$(FACES)') $(if $(IMAGENET),imagenet='$(IMAGENET)')
+	threads=$(THREADS); each=$$(( threads > 1 ? threads / 2 : 1 )); \
+	$(BIN)/python -m snakemake --cores $$threads --set-threads baseline=$$each pruning=$$each arm=$$each --config preset='$(PRESET)' $(if $(FACES),faces='$(FACES)') $(if $(IMAGENET),imagenet='$(IMAGENET)')
 	@echo "Tables and figures: results/; to read: build/report/index.html"
 
 report: setup

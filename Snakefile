@@ -151,7 +151,7 @@ rule baseline:
     params: record=lambda wildcards: record(wildcards.book, AFTER_TRAINING), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
-    shell: "{PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments:q} && " + DONE
 
 
 rule pruning:
@@ -160,7 +160,7 @@ rule pruning:
     params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
-    shell: "{PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
 
 
 rule arm:
@@ -169,7 +169,7 @@ rule arm:
     params: record=lambda wildcards: record(wildcards.book, {"arms"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
-    shell: "{PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb arm:{wildcards.arm}:{wildcards.seed} {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book}-{wildcards.arm}-{wildcards.seed} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb arm:{wildcards.arm}:{wildcards.seed} {params.arguments:q} && " + DONE
 
 
 rule network:

@@ -10,6 +10,7 @@ import tqdm.auto
 import tqdm.std
 
 BATCH = "FACELIB_BATCH"  # environment variable: the seconds between two lines; set by facelib.batch
+PART = "FACELIB_PART"  # environment variable: whose lines they are, where several parts run at once; set by the Snakefile
 
 
 class _Lines(tqdm.std.tqdm):
@@ -17,7 +18,7 @@ class _Lines(tqdm.std.tqdm):
         text = str(self).strip()
         if self.n > self.initial and text != getattr(self, "printed", ""):
             self.printed = text
-            print(text, file=sys.stderr, flush=True)
+            print(": ".join(filter(None, (os.environ.get(PART), text))), file=sys.stderr, flush=True)
 
 
 def progress(iterable=None, what: str = "", total: int | None = None, unit: str = "it", initial: int = 0):

@@ -34,6 +34,9 @@ def note(part):
         print(part, file=file)
 """
 STUDY = """
+import os
+with open("threads.txt", "a") as file:
+    print(os.environ.get("OMP_NUM_THREADS"), os.environ.get("FACELIB_PART"), file=file)
 assert "-f" in sys.argv and sys.argv[sys.argv.index("preset") + 1]
 note(f"{Path(sys.argv[1]).stem} {sys.argv[2]}")
 """
@@ -301,3 +304,16 @@ def test_parts_are_those_that_the_study_names(preset):
                                text=True, check=True).stdout.split()
         found = set(re.findall(rf"output: runs/parts/{preset}/{book}/(\S+)\.done$", planned, re.MULTILINE))
         assert found == {part.replace(":", "-") for part in named}
+
+
+def test_make_study_computes_two_parts_at_once_with_half_of_the_processors_each(tmp_path):
+    """As `make study` calls it on four processors."""
+    project = Project(tmp_path)
+    project.fill()
+    recipe = (ROOT / "Makefile").read_text()
+    arguments = re.search(r"--set-threads .*? --config", recipe)[0].replace("$$each", "2").split()
+    command = [sys.executable, "-m", "snakemake", "--cores", "4", *arguments, "preset=small"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    found = [line.split() for line in (tmp_path / "threads.txt").read_text().splitlines()]
+    assert {threads for threads, _ in found} == {"2"}
+    assert {part for _, part in found} == {"2_squeezenet", "3_mobilenetv2", "2_squeezenet-random-0"}
