@@ -306,7 +306,7 @@ def test_what_was_not_run_is_undecided_never_an_error(preset, missing):
 
 
 def test_the_results_as_they_are_give_verdicts():
-    for preset in ("laptop", "cfp"):
+    for preset in ("laptop", "real-faces"):
         studies = list(load_studies(ROOT / "results" / preset).values())
         assert len(hypotheses.verdicts(studies))
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from facelib import results
+from facelib import comparison, results
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}  # where conda's name differs
@@ -108,12 +108,29 @@ def test_figures_are_redrawn_from_the_tables_alone(study):
 
 def test_readmes_tables_are_those_of_the_saved_results():
     readme = (ROOT / "README.md").read_text()
-    for preset in ("laptop", "cfp"):
-        folder = ROOT / "results" / preset / "squeezenet"
-        written = results.summary_markdown(results.read_table(folder / "curve.csv"))
-        assert (folder / "summary.md").read_text() == written
-        tables = [table for table in written.split("\n\n") if table.strip() in readme]
-        assert tables, f"README.md shows no table of results/{preset}/squeezenet/summary.md"
+    assert (ROOT / "results" / "real-faces" / "comparison" / "claims.md").read_text() in readme
+    for folder in sorted(path.parent for path in (ROOT / "results").glob("*/*/curve.csv")):
+        assert (folder / "summary.md").read_text() == results.summary_markdown(results.read_table(folder / "curve.csv")), folder
+
+
+def test_the_saved_comparisons_follow_from_the_saved_tables(tmp_path):
+    for preset in ("laptop", "real-faces"):
+        comparison.write(comparison.compare(list(results.load_studies(ROOT / "results" / preset).values())), tmp_path / preset)
+        for made in (tmp_path / preset).iterdir():
+            assert made.read_text() == (ROOT / "results" / preset / "comparison" / made.name).read_text(), made
+
+
+def test_what_the_readme_says_of_real_faces_is_in_the_tables():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    studies = results.load_studies(ROOT / "results" / "real-faces")
+    accuracies = []
+    for network in ("squeezenet", "mobilenetv2"):
+        faces, curve = studies[network].manifest["faces"], studies[network].curve
+        assert f"{faces['training']['images']:,} images of {faces['training']['subjects']} other people" in readme
+        assert f"{faces['test']['subjects']} unseen subjects of CFP" in readme
+        unpruned = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "accuracy")]
+        accuracies.append(f"{100 * unpruned['value'].item():.1f}")
+    assert f"LFW's accuracy is {' and '.join(accuracies)} %" in readme
 
 
 def test_pictures_in_the_readme_are_there():
