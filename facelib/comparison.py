@@ -29,6 +29,8 @@ CLAIMS = [
     ("... templates", "a substantial percentage", "at least .*", "pruned", TEMPLATES),
     ("... single images, retrained", "a substantial percentage", "at least .*", "fine-tuned", SINGLE),
     ("... templates, retrained", "a substantial percentage", "at least .*", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: 40 % of the filters can go, single images", "up to 40 %", "40 % of .*", "pruned", SINGLE),
+    ("SqueezeNet: 40 % of the filters can go, templates", "up to 40 %", "40 % of .*", "pruned", TEMPLATES),
     ("SqueezeNet: fewer than a million parameters do, templates, retrained", "fewer than 1M", "fewer than .*", "fine-tuned", TEMPLATES),
     ("SqueezeNet: 40 % of the filters can go, templates, retrained", "up to 40 %", "40 % of .*", "fine-tuned", TEMPLATES),
     ("SqueezeNet: templates hold longer than single images", "", "templates hold .*", "pruned", TEMPLATES),
@@ -36,6 +38,8 @@ CLAIMS = [
     ("layers with most channels lose filters first", "tend to", "wide layers lose a larger share of their filters", "pruned", ""),
     ("... with depth and kind of layer held constant", "", "wide layers lose a larger share, with depth [a-z ]* constant", "pruned", ""),
     ("... without the descriptor layer", "", "wide layers lose .* of their filters, without the descriptor layer", "pruned", ""),
+    ("... both", "", "wide layers lose .* constant, without the descriptor layer", "pruned", ""),
+    ("... more than by random removal", "", "width decides more for Taylor than for random .*", "pruned", ""),
     ("Taylor better than random at 40 %, single images", "", "Taylor's .* random removal at 40 .*", "pruned", SINGLE),
     ("Taylor better than magnitude at 40 %, single images", "", "Taylor's .* magnitude removal at 40 .*", "pruned", SINGLE),
     ("retrained at 40 %: better than from scratch, single images", "", "fine-tuned after pruning, .* scratch(, 40 % removed)?", "fine-tuned", SINGLE),
@@ -119,10 +123,12 @@ def verdicts(answers: pd.DataFrame) -> Comparison:
 def claims(answers: pd.DataFrame) -> Comparison:
     """The claims, one row each, with every network's verdict and the value that it follows from. answers: `hypotheses.verdicts`."""
     answers, rows = hypotheses.headlines(answers), []
-    sizes = {SINGLE: 1, TEMPLATES: answers["template_size"].max(), "": 0}
+    largest = answers.groupby("network")["template_size"].transform("max")
     for claim, papers, question, stage, which in CLAIMS:
         found = answers[answers["question"].str.fullmatch(question) & (answers["stage"] == stage)]
-        found = found[found["template_size"].isin([sizes[which], 0])]  # 0: not run, or not about templates
+        size = found["template_size"]
+        right = {SINGLE: size == 1, TEMPLATES: (size == largest[found.index]) & (size > 1), "": size == 0}[which]
+        found = found[right | (size == 0)].drop_duplicates("network")  # 0: not run, or not about templates
         rows += [{"claim": claim, "papers": papers} | row for row in
                  found[["network", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
     tidy = pd.DataFrame(rows)

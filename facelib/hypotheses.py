@@ -308,20 +308,16 @@ def _changes(study: StudyTables) -> pd.DataFrame:
     replaced = found["value_tuned"].notna()
     for column in ("value", "ci_low", "ci_high"):
         found[column] = found[column].mask(replaced, found.pop(f"{column}_tuned"))
-    found["against"] = np.where(replaced, "unpruned, fine-tuned as long", "unpruned")
-    return found[~((found["stage"] == "fine-tuned") & (found["filters_removed_pct"] == 0))]
+    return found.assign(against=np.where(replaced, "unpruned, fine-tuned as long", "unpruned"))
 
 
 def _shares_held(study: StudyTables, stage: str, terms: Terms) -> pd.DataFrame:
     """`share_held` of every line of a stage, and of all pose pairs together; columns template_size, pair, value, low, high,
     last, the largest share evaluated, steps, their number, and against, what the networks are held against."""
     found = _changes(study)
-    found = found[found["stage"] == stage]
+    found = found[(found["stage"] == stage) & (found["filters_removed_pct"] > 0)]
     rows = []
     for (protocol, size, pair), line in found.groupby(["protocol", "template_size", "pair"]):
-        if (line["filters_removed_pct"] == 0).all():
-            continue
-        line = line[line["filters_removed_pct"] > 0]
         value, low, high = share_held(line, terms.margin(size))
         rows.append({"template_size": size, "pair": protocol if pair == "any-any" else pair, "value": value, "low": low, "high": high,
                      "last": line["filters_removed_pct"].max(), "steps": len(line), "poses": protocol == "pose_pairs",

@@ -281,9 +281,14 @@ class Study:
 
     @property
     def _people(self) -> dict[tuple, int]:
-        """Subjects with a genuine comparison, by line of the curve."""
-        return {(protocol.name, protocol.pair, protocol.template_size): verification.people_compared(protocol)
-                for _, protocols, _ in self._protocols(closely=True) for protocol in protocols}
+        """Subjects with a genuine comparison, by line of the curve. Raises ValueError when two lines have one name."""
+        found = [((protocol.name, protocol.pair, protocol.template_size), verification.people_compared(protocol))
+                 for _, protocols, _ in self._protocols(closely=True) for protocol in protocols]
+        lines = [line for line, _ in found]
+        if twice := {line[0] for line in lines if lines.count(line) > 1}:
+            raise ValueError(f"more_tests: two sets list pairs under the name {', '.join(sorted(twice))}; rename one's file, or test "
+                             "them in studies of their own")
+        return dict(found)
 
     @cached_property
     def _recipes(self) -> tuple[Recipe, Recipe]:

@@ -547,8 +547,9 @@ def interval_of_difference(value_a: float, value_b: float, draws_a: np.ndarray, 
     of resamples would shrink to nothing where both make few errors. The trials are those that the rates themselves are worth,
     one for each of `people` at least. NaN where there are no draws, or not as many of both.
     """
-    if len(draws_a) != len(draws_b) or len(draws_a) < 2:
+    if len(draws_a) != len(draws_b) or np.count_nonzero(known := np.isfinite(draws_a) & np.isfinite(draws_b)) < 2:
         return UNKNOWN
+    draws_a, draws_b = draws_a[known], draws_b[known]
     difference = value_a - value_b
     trials = max(people, *(_trials(value, draws, people) for value, draws in ((value_a, draws_a), (value_b, draws_b))))
     differing = trials * (draws_a - draws_b).var(ddof=1) + difference**2
@@ -578,7 +579,8 @@ class Measurement:
     """A protocol's error rates on descriptors, and what their intervals and differences are worked out from.
 
     values: each metric's. curve: FAR and FRR, (thresholds,), exact.
-    resampled: for each metric, FAR and FRR of the resamples, (resamples, thresholds around its operating points).
+    resampled: for each metric, FAR and FRR of the resamples, (resamples, thresholds around its operating points): of those that
+        are `possible`, (all resamples,), and have both kinds of comparison.
     folds: accuracy of each fold.
     """
 
@@ -586,6 +588,7 @@ class Measurement:
     values: dict[str, float]
     curve: tuple[np.ndarray, np.ndarray]
     resampled: dict[str, tuple[np.ndarray, np.ndarray]]
+    possible: np.ndarray
     folds: np.ndarray
     genuine: int
     impostor: int
@@ -608,12 +611,16 @@ class Measurement:
                                       people_compared(self.protocol), confidence)
 
     def draws(self, metric: str) -> np.ndarray:
-        """The metric in every resample of subjects, (resamples,); none where subjects are unknown.
+        """The metric in every resample of subjects, (resamples,): NaN in those that lack a kind of comparison, none where
+        subjects are unknown.
 
         Measurements with the same seed, of protocols over the same subjects, draw the same subjects: their draws, and means
         and differences of those, belong together (`interval_of_difference`).
         """
-        return _metric(metric, *self.resampled[metric]) if self.resampled else np.empty(0)
+        found = np.full(len(self.possible), np.nan)
+        if self.resampled:
+            found[self.possible] = _metric(metric, *self.resampled[metric])
+        return found
 
     def _table(self, intervals: list, **values) -> pd.DataFrame:
         low, high = np.array(intervals).T
@@ -648,26 +655,26 @@ def measure(protocol: Protocol | PairProtocol, descriptors: np.ndarray,
         folds = _fold_accuracies(protocol, found)
         values["accuracy"] = folds.mean()
     return Measurement(protocol, {metric: values[metric] for metric in metrics}, (far, frr),
-                       _resampled(found, rates, resamples, seed), folds,
+                       *_resampled(found, rates, resamples, seed), folds,
                        found.genuine.size, counted)
 
 
-def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> dict:
-    """For each metric, FAR and FRR of the resamples, (resamples, thresholds).
+def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed: int) -> tuple[dict, np.ndarray]:
+    """For each metric, FAR and FRR of the resamples that are possible, (resamples, thresholds); and which of all are.
 
     In two rounds: a coarse one finds the range of thresholds where resamples have their operating points, a fine one
     counts at the genuine scores in it. Where these are too many, FINE are taken, evenly spread: intervals then end
     within 1 % of their width of where all would put them, those of differences within 3 % (measured).
     """
     if not found.subjects or not resamples or not metrics:
-        return {}
+        return {}, np.empty(0, bool)
     equal = np.full(found.subjects, 1 / found.subjects)
     weights = np.random.default_rng(seed).multinomial(found.subjects, equal, resamples).astype(float)
     distinct = np.unique(found.genuine)
     far, frr, thresholds = _rates(found, weights, _spread(distinct, FINE // 4))
     possible = ~np.isnan(far + frr).any(axis=1)  # of very few subjects, a resample may lack a kind of comparison
     if possible.sum() < 2:
-        return {}
+        return {}, np.empty(0, bool)
     far, frr, weights = far[possible], frr[possible], weights[possible]
     ranges, chosen = {}, []
     for metric in metrics:
@@ -681,7 +688,7 @@ def _resampled(found: Comparisons, metrics: Sequence[str], resamples: int, seed:
         chosen.append(_spread(distinct[(distinct >= low) & (distinct <= high)], max(FINE // len(metrics), 2)))
     far, frr, thresholds = _rates(found, weights, np.unique(np.concatenate(chosen)))
     inside = {metric: (thresholds >= low) & (thresholds <= high) for metric, (low, high) in ranges.items()}
-    return {metric: (far[:, columns], frr[:, columns]) for metric, columns in inside.items()}
+    return {metric: (far[:, columns], frr[:, columns]) for metric, columns in inside.items()}, possible
 
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:

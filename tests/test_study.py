@@ -151,6 +151,19 @@ def test_controls_of_another_execution_do_not_stay(tmp_path):
     assert not (study.folder / "arms").exists()
 
 
+def test_two_sets_whose_pairs_have_one_name_are_refused_before_training(tmp_path):
+    people(tmp_path / "faces", 8, 3)
+    for name in ("one", "two"):
+        people(tmp_path / name, 3, 2, poses=("any",))
+        (tmp_path / name / "pairs.csv").write_text(
+            "image_a,image_b,same,subject_a,subject_b,fold\n" + "".join(
+                f"s{a:02d}/any/0.png,s{b:02d}/any/1.png,{int(a == b)},s{a:02d},s{b:02d},{1 + a % 2}\n" for a in range(3) for b in range(3)))
+    more_tests = [{"source": "pairs", "root": str(tmp_path / name / "pairs.csv"), "name": name} for name in ("one", "two")]
+    study = Study.from_parameters(parameters(tmp_path, more_tests=more_tests))
+    with pytest.raises(ValueError, match="two sets list pairs under the name pairs"):
+        study.sizes()
+
+
 def test_faces_too_few_to_compare_are_refused_before_training(tmp_path):
     folder = people(tmp_path / "faces", 8, 3)
     for image in folder.glob("s0[567]/profile/*.png"):

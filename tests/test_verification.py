@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from facelib import verification
 from facelib.verification import (
     all_against_all, auc, chi_square, compare, cosine, det_curve, equal_error_rate, evaluate, frr_at_far,
-    interval_of_difference, operating_point, pair_folds, pose_pairs, protocol_det, protocol_scores, score_histogram,
+    interval_of_difference, measure, operating_point, pair_folds, pose_pairs, protocol_det, protocol_scores, score_histogram,
 )
 
 any_time = settings(deadline=None)  # the first example imports and warms up
@@ -684,6 +684,18 @@ def test_intervals_of_differences_hold_the_truth(eers):
     coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
     table = coverage["coverage_of_difference"](30, 2, eers, repeats=200, resamples=200)
     assert 0.93 <= table["covered"].iloc[0] <= 1
+
+
+def test_resamples_that_lack_a_comparison_keep_their_place():
+    """Few subjects have profiles: the draws of both protocols must stay those of the same subjects."""
+    subjects, poses, descriptors = made_faces(12, frontal=3, profile=2)
+    few = np.flatnonzero((poses != "profile") | np.isin(subjects, np.unique(subjects)[:2]))
+    subjects, poses, descriptors = np.asarray(subjects)[few], np.asarray(poses)[few], descriptors[few]
+    by_pair = {protocol.pair: measure(protocol, descriptors, resamples=300).draws("eer") for protocol in pose_pairs(subjects, poses, 1)}
+    assert {len(draws) for draws in by_pair.values()} == {300}
+    assert np.isfinite(by_pair["frontal-frontal"]).all() and 0 < np.isnan(by_pair["profile-profile"]).sum() < 300
+    mean = (by_pair["frontal-frontal"] + by_pair["profile-profile"]) / 2
+    assert np.isfinite(interval_of_difference(0.2, 0.1, mean, by_pair["frontal-frontal"], 2)).all()
 
 
 def test_people_compared_are_those_with_a_genuine_comparison():
