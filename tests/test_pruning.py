@@ -312,6 +312,11 @@ def test_tiny_network_by_hand():
     assert len(choose(graph, graph.groups.index, graph.groups.index != first, 130, unit="parameters", network=made)) == 2
 
 
+def test_a_schedule_that_would_remove_too_much_is_refused_at_once(blobs, tmp_path):
+    with pytest.raises(ValueError, match="asked to remove .* but only .* can go while every layer keeps 50 filters"):
+        run(blobs, tmp_path, replace(SCHEDULE, last_share=0.9, step_share=0.1, minimum=50), lambda *_: pytest.fail("verified"))
+
+
 @pytest.mark.parametrize("unit", ["parameters", "macs"])
 def test_every_step_removes_the_share_of_parameters_or_macs(blobs, tmp_path, unit, monkeypatch):
     asked, chosen = [], []
@@ -330,8 +335,9 @@ def test_every_step_removes_the_share_of_parameters_or_macs(blobs, tmp_path, uni
     curve, layers = tables(run(blobs, tmp_path, schedule, unverified))
     sizes = curve.groupby("step")[unit].first()
     total = sizes[0]
+    assert asked[0] == (total, round(schedule.last_share * total)), "whether it can be done is asked first"
     for step in range(1, 5):
-        assert asked[step - 1] == (sizes[step - 1], round(step * 0.05 * total) - (total - sizes[step - 1]))
+        assert asked[step] == (sizes[step - 1], round(step * 0.05 * total) - (total - sizes[step - 1]))
         assert total - sizes[step] >= round(step * 0.05 * total)
     assert (layers["out_channels"] >= 2).all()
 
