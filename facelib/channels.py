@@ -68,6 +68,10 @@ _FUNCTIONS = {getattr(home, name): rule for home in (torch, F, operator) for nam
               if hasattr(home, name)} | {stochastic_depth: "passed"}
 
 
+class ChannelError(ValueError):
+    """Channels cannot be followed through the network: the message names the operation and its line of code."""
+
+
 @dataclass
 class _Slot:
     """A parameter or buffer, and the channels along its first two axes; None for an axis that holds none."""
@@ -179,13 +183,13 @@ class _Walk(fx.Interpreter):
             raise self.refusal(node, "it is not an operation whose effect on channels is known")
         return getattr(self, rule)(node, value)
 
-    def refusal(self, node: fx.Node, reason: str) -> NotImplementedError:
+    def refusal(self, node: fx.Node, reason: str) -> ChannelError:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         if node.op == "call_module":
             name = f"{type(self.fetch_attr(node.target)).__name__} '{node.target}'"
         frames = re.findall(r'File "[^\n]*\n[^\n]*', node.stack_trace or "")
         where = [frame for frame in frames if not _TRACING.search(frame)][-1:]  # the network's own innermost line
-        return NotImplementedError("\n  ".join(
+        return ChannelError("\n  ".join(
             [f"cannot follow channels through {name} (fx node {node.name}): {reason}", *where]))
 
     def source(self, node: fx.Node) -> Tensor:
@@ -377,7 +381,7 @@ class ChannelGraph:
     Group ids are the same whenever the same architecture is traced, and survivors keep theirs when others leave, so
     that `removed` is all a fresh process needs: build, trace, `remove(removed)`, load the state_dict.
 
-    Raises NotImplementedError for an operation whose effect on channels is not known, naming it and its line of code.
+    Raises ChannelError for an operation whose effect on channels is not known, naming it and its line of code.
     """
 
     def __init__(self, network: nn.Module, example: Tensor, keep: Iterable[str] = (), multiple: int = 1):

@@ -42,7 +42,7 @@ def with_changes(curve: pd.DataFrame, folder: Path, people: dict[tuple, int]) ->
     curve = curve[curve["metric"] != CHANGE]  # a run that older code began has some
     networks = [Verified(folder, rows) for _, rows in curve.groupby(["stage", "step"], sort=False)]
     first = networks[0]
-    changes = [curve]
+    tables = []
     for network in networks:
         rows = network.rows[network.rows["metric"] == "eer"].assign(metric=CHANGE).set_index(LINE)
         if network is first:
@@ -51,9 +51,8 @@ def with_changes(curve: pd.DataFrame, folder: Path, people: dict[tuple, int]) ->
             found = less(network, first, people).set_index(LINE)
             rows = rows.loc[found.index]
             rows[["value", "ci_low", "ci_high"]] = found[["value", "ci_low", "ci_high"]]
-        changes.append(rows.reset_index()[curve.columns])
-    order = pd.concat(changes, ignore_index=True)
-    return order.iloc[_as_the_networks_came(order, networks)].reset_index(drop=True)
+        tables += [network.rows, rows.reset_index()[curve.columns]]
+    return pd.concat(tables, ignore_index=True)
 
 
 def less(one: Verified, other: Verified, people: dict[tuple, int], protocol: str | None = None) -> pd.DataFrame:
@@ -114,9 +113,3 @@ def _draws(network: Verified) -> dict[tuple, np.ndarray]:
 def _mean(values: Sequence):
     """Of numbers, or of arrays of one length: an empty array where lengths differ."""
     return np.mean(values, axis=0) if len({np.shape(value) for value in values}) == 1 else np.empty(0)
-
-
-def _as_the_networks_came(table: pd.DataFrame, networks: list[Verified]) -> np.ndarray:
-    """Positions of the rows, those of one network together."""
-    place = {(network.rows["stage"].iloc[0], network.rows["step"].iloc[0]): number for number, network in enumerate(networks)}
-    return np.argsort([place[key] for key in zip(table["stage"], table["step"])], kind="stable")
