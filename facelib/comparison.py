@@ -22,28 +22,28 @@ SHARES_PCT = (0, 20, 40, 60)
 
 
 SINGLE, TEMPLATES = "single images", "templates"
-# What is claimed; what the papers' own text says of it; and the answer to it among `hypotheses.verdicts`: a pattern of its
-# question, the stage, and for single images or for the largest templates.
+# What is claimed; what the papers' own text says of it; and the answer to it among `hypotheses.verdicts`: hypothesis and key,
+# the stage, and for single images or for the largest templates.
 CLAIMS = [
-    ("20 % of the filters can go with minimal loss: single images", "a substantial percentage", "at least .*", "pruned", SINGLE),
-    ("... templates", "a substantial percentage", "at least .*", "pruned", TEMPLATES),
-    ("... single images, retrained", "a substantial percentage", "at least .*", "fine-tuned", SINGLE),
-    ("... templates, retrained", "a substantial percentage", "at least .*", "fine-tuned", TEMPLATES),
-    ("SqueezeNet: 40 % of the filters can go, single images", "up to 40 %", "40 % of .*", "pruned", SINGLE),
-    ("SqueezeNet: 40 % of the filters can go, templates", "up to 40 %", "40 % of .*", "pruned", TEMPLATES),
-    ("SqueezeNet: fewer than a million parameters do, templates, retrained", "fewer than 1M", "fewer than .*", "fine-tuned", TEMPLATES),
-    ("SqueezeNet: 40 % of the filters can go, templates, retrained", "up to 40 %", "40 % of .*", "fine-tuned", TEMPLATES),
-    ("SqueezeNet: templates hold longer than single images", "", "templates hold .*", "pruned", TEMPLATES),
-    ("SqueezeNet: removing 10 % lowers the EER, single images", "", "removing 10 to 15 % .* as long(: at 10 %)?", "pruned", SINGLE),
-    ("layers with most channels lose filters first", "tend to", "wide layers lose a larger share of their filters", "pruned", ""),
-    ("... with depth and kind of layer held constant", "", "wide layers lose a larger share, with depth [a-z ]* constant", "pruned", ""),
-    ("... without the descriptor layer", "", "wide layers lose .* of their filters, without the descriptor layer", "pruned", ""),
-    ("... both", "", "wide layers lose .* constant, without the descriptor layer", "pruned", ""),
-    ("... more than by random removal", "", "width decides more for Taylor than for random .*", "pruned", ""),
-    ("Taylor better than random at 40 %, single images", "", "Taylor's .* random removal at 40 .*", "pruned", SINGLE),
-    ("Taylor better than magnitude at 40 %, single images", "", "Taylor's .* magnitude removal at 40 .*", "pruned", SINGLE),
-    ("retrained at 40 %: better than from scratch, single images", "", "fine-tuned after pruning, .* scratch(, 40 % removed)?", "fine-tuned", SINGLE),
-    ("seeds scatter less than subjects, single images", "", "seed noise .*", "pruned", SINGLE),
+    ("20 % of the filters can go with minimal loss: single images", "a substantial percentage", "H1 share", "pruned", SINGLE),
+    ("... templates", "a substantial percentage", "H1 share", "pruned", TEMPLATES),
+    ("... single images, retrained", "a substantial percentage", "H1 share", "fine-tuned", SINGLE),
+    ("... templates, retrained", "a substantial percentage", "H1 share", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: 40 % of the filters can go, single images", "up to 40 %", "H2 share", "pruned", SINGLE),
+    ("SqueezeNet: 40 % of the filters can go, templates", "up to 40 %", "H2 share", "pruned", TEMPLATES),
+    ("SqueezeNet: fewer than a million parameters do, templates, retrained", "fewer than 1M", "H2 parameters", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: 40 % of the filters can go, templates, retrained", "up to 40 %", "H2 share", "fine-tuned", TEMPLATES),
+    ("SqueezeNet: templates hold longer than single images", "", "H2 templates", "pruned", TEMPLATES),
+    ("SqueezeNet: removing 10 to 15 % lowers the EER, single images", "", "H2 improvement", "pruned", SINGLE),
+    ("layers with most channels lose filters first", "tend to", "H3 width-simple", "pruned", ""),
+    ("... with depth and kind of layer held constant", "", "H3 width-partial", "pruned", ""),
+    ("... without the descriptor layer", "", "H3 width-simple-no-descriptor", "pruned", ""),
+    ("... both", "", "H3 width-partial-no-descriptor", "pruned", ""),
+    ("... more than by random removal", "", "H3 width-random", "pruned", ""),
+    ("Taylor better than random at 40 %, single images", "", "H4 random-40", "pruned", SINGLE),
+    ("Taylor better than magnitude at 40 %, single images", "", "H4 magnitude-40", "pruned", SINGLE),
+    ("retrained at 40 %: better than from scratch, single images", "", "H4 scratch-40", "fine-tuned", SINGLE),
+    ("seeds scatter less than subjects, single images", "", "H4 seeds", "pruned", SINGLE),
 ]
 
 
@@ -124,8 +124,8 @@ def claims(answers: pd.DataFrame) -> Comparison:
     """The claims, one row each, with every network's verdict and the value that it follows from. answers: `hypotheses.verdicts`."""
     answers, rows = hypotheses.headlines(answers), []
     largest = answers.groupby("network")["template_size"].transform("max")
-    for claim, papers, question, stage, which in CLAIMS:
-        found = answers[answers["question"].str.fullmatch(question) & (answers["stage"] == stage)]
+    for claim, papers, name, stage, which in CLAIMS:
+        found = answers[(answers["hypothesis"] + " " + answers["key"] == name) & (answers["stage"] == stage)]
         size = found["template_size"]
         right = {SINGLE: size == 1, TEMPLATES: (size == largest[found.index]) & (size > 1), "": size == 0}[which]
         found = found[right | (size == 0)].drop_duplicates("network")  # 0: not run, or not about templates
@@ -176,12 +176,12 @@ def _ours(study: StudyTables, answers: pd.DataFrame, key: str) -> tuple[float, f
         rows = unpruned[(unpruned["metric"] == "eer") & (unpruned["pair"] == about[0]) & (unpruned["template_size"] == 5)]
         return tuple(100 * rows[["value", "ci_low", "ci_high"]].mean())
     if what in ("share", "parameters"):
-        question = "fewer than" if what == "parameters" else "at least"
+        hypothesis = "H2" if what == "parameters" else "H1"
         size = 1 if about[-1] == "singles" else answers["template_size"].max()
         rows = answers[(answers["stage"] == "pruned") & (answers["pair"] == EVERY_PAIR) & (answers["template_size"] == size)]
-        rows = rows[rows["question"].str.startswith(question)]
+        rows = rows[(rows["hypothesis"] == hypothesis) & (rows["key"] == what)]
     elif what == "width":
-        rows = answers[(answers["hypothesis"] == "H3")].head(1)
+        rows = answers[answers["key"] == "width-simple"]
     elif what == "improvement":
         return (np.nan,) * 3  # a yes or no, in the table of hypotheses
     else:

@@ -8,8 +8,8 @@ H4  Ours: Taylor scores earn their cost, against magnitude and random removal an
     scratch; and more of the answer than of its uncertainty is about the network, not about the seed.
 
 Every answer is a value with a 95 % interval, held against a line that `Terms` draws: "supported" when the whole interval is
-on the hypothesis' side, "not supported" when it is wholly on the other, "undecided" when the line is within it or the
-runs that would tell are missing. Intervals of error rates are over subjects. Verdicts are not corrected for
+on the hypothesis' side, "not supported" when it is wholly on the other, "undecided" when the line is within it, the
+runs that would tell are missing, or the unpruned network recognises nobody. Intervals of error rates are over subjects. Verdicts are not corrected for
 their number: each answers its own question, and one in twenty that hangs on chance alone goes wrong.
 
 The tables hold intervals of each network, of its change from the unpruned one (`eer_change`), and of differences between two
@@ -31,7 +31,7 @@ from facelib import layers as layer_analysis
 from facelib.results import EVERY_PAIR, StudyTables, row_name, size_name
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
-COLUMNS = ["network", "hypothesis", "question", "stage", "pair", "template_size", "value", "low", "high", "unit", "verdict", "why"]
+COLUMNS = ["network", "hypothesis", "key", "question", "stage", "pair", "template_size", "value", "low", "high", "unit", "verdict", "why"]
 STATEMENTS = {
     "H1": "A substantial share of the filters can be removed with minimal loss.",
     "H2": "SqueezeNet can do with up to 40 % fewer filters and fewer than a million parameters without appreciable loss, templates "
@@ -50,6 +50,8 @@ class Terms:
         tenth of the errors of single images; with some 80 test subjects, much less could not be told from none.
     substantial_pct: filters (%) that are a substantial share.
     claimed_pct: filters (%) that SqueezerFaceNet does without.
+    recogniser: EER above which an unpruned network is no recogniser, half of what guessing makes: with little to lose, it cannot
+        tell what pruning costs. Of single images of the pose pair that is easiest.
     parameters: below which a network counts as SqueezerFaceNet's size.
     improving_pct: filters removed (%) between which pruning may improve a network.
     layers_pct: filters removed (%), of the layers that are compared, at which they are: enough for differences, before most layers are thin.
@@ -61,6 +63,7 @@ class Terms:
     templates: float = 0.01
     substantial_pct: float = 20
     claimed_pct: float = 40
+    recogniser: float = 0.25
     parameters: float = 1e6
     improving_pct: tuple[float, float] = (10, 15)
     layers_pct: float = 20
@@ -72,9 +75,20 @@ class Terms:
 
 
 def verdicts(studies: Sequence[StudyTables], terms: Terms = Terms()) -> pd.DataFrame:
-    """The answers to all hypotheses for all networks. Columns: COLUMNS; value, low and high in `unit`, NaN where unknown."""
+    """The answers to all hypotheses for all networks. Columns: COLUMNS; value, low and high in `unit`, NaN where unknown.
+
+    Of a network that is no recogniser (see `Terms`) nothing is decided.
+    """
     found = [test(study, terms) for test in (minimal_loss, squeezer, wide_layers_first, taylor_earns_its_cost) for study in studies]
-    return _table([row for table in found for row in table.to_dict("records")])
+    table = _table([row for table in found for row in table.to_dict("records")])
+    for study in studies:
+        least = _least_eer(study)
+        if least > terms.recogniser:
+            rows = table["network"] == study.network
+            table.loc[rows, "verdict"] = UNDECIDED
+            table.loc[rows, "why"] = (f"the unpruned network is no recogniser: its lowest EER of single images is {100 * least:.1f} %, of "
+                                      f"{100 * terms.recogniser:g} % at most; " + table.loc[rows, "why"])
+    return table
 
 
 def shown(table: pd.DataFrame, hypothesis: str) -> pd.DataFrame:
@@ -167,10 +181,10 @@ def minimal_loss(study: StudyTables, terms: Terms = Terms()) -> pd.DataFrame:
     for stage in ("pruned", "fine-tuned"):
         held = _shares_held(study, stage, terms)
         if held.empty:
-            rows.append(_missing(study, "H1", question, f"no network of stage {stage}", stage))
+            rows.append(_missing(study, "H1 share", question, f"no network of stage {stage}", stage))
         for line in held.itertuples():
             verdict = _verdict_of_share(line.low, line.high, terms.substantial_pct)
-            rows.append(_row(study, "H1", question, line.value, line.low, line.high, "% of filters", verdict,
+            rows.append(_row(study, "H1 share", question, line.value, line.low, line.high, "% of filters", verdict,
                              _why_held(line, terms), stage, line.pair, line.template_size))
     return _table(rows)
 
@@ -193,14 +207,15 @@ def squeezer(study: StudyTables, terms: Terms = Terms()) -> pd.DataFrame:
         held = _shares_held(study, stage, terms)
         held = held[held["pair"] == EVERY_PAIR] if len(held) else held
         if held.empty:
-            rows += [_missing(study, "H2", question, f"no network of stage {stage}", stage) for question in (size, share, longer)]
+            rows += [_missing(study, name, question, f"no network of stage {stage}", stage)
+                     for name, question in (("H2 parameters", size), ("H2 share", share), ("H2 templates", longer))]
             continue
         for line in held.itertuples():
             value, most, fewest = (_parameters_at(study, stage, pct) / 1e6 for pct in (line.value, line.low, line.high))
-            rows.append(_row(study, "H2", size, value, fewest, most, "million parameters",
+            rows.append(_row(study, "H2 parameters", size, value, fewest, most, "million parameters",
                              _verdict(-most, -fewest, -terms.parameters / 1e6, strictly=True), _why_held(line, terms), stage, EVERY_PAIR,
                              line.template_size))
-            rows.append(_row(study, "H2", share, line.value, line.low, line.high, "% of filters",
+            rows.append(_row(study, "H2 share", share, line.value, line.low, line.high, "% of filters",
                              _verdict_of_share(line.low, line.high, terms.claimed_pct), _why_held(line, terms), stage, EVERY_PAIR,
                              line.template_size))
         rows.append(_templates_against_singles(study, longer, stage, held.set_index("template_size"), terms))
@@ -219,16 +234,18 @@ def wide_layers_first(study: StudyTables, terms: Terms = Terms(), permutations: 
     """
     rows = []
     main = study.layers[study.layers["stage"] == "pruned"]
-    for about, table in (("", main), (", without the descriptor layer", layer_analysis.without_descriptor(main))):
+    for about, alone, table in (("", "", main),
+                                (", without the descriptor layer", "-no-descriptor", layer_analysis.without_descriptor(main))):
         step = _nearest_step(table, terms.layers_pct)
         found = None if step is None else layer_analysis.width_effect(table, step, permutations)
         questions = {"simple": f"wide layers lose a larger share of their filters{about}",
                      "partial": f"wide layers lose a larger share, with depth and kind of layer held constant{about}"}
-        for name, question in questions.items():
+        for kind, question in questions.items():
+            name = f"H3 width-{kind}{alone}"
             if found is None:
-                rows.append(_missing(study, "H3", question, "no filters removed in layers.csv", "pruned"))
+                rows.append(_missing(study, name, question, "no filters removed in layers.csv", "pruned"))
                 continue
-            rows.append(_of_association(study, question, found, getattr(found, name), name, "coupling" in table.columns, terms))
+            rows.append(_of_association(study, name, question, found, kind, "coupling" in table.columns, terms))
     for arm in ("random", "magnitude"):
         rows.append(_against_arm(study, arm, terms, resamples))
     return _table(rows)
@@ -248,17 +265,17 @@ def taylor_earns_its_cost(study: StudyTables, terms: Terms = Terms()) -> pd.Data
     for other in ("random", "magnitude"):
         for budget in terms.budgets_pct:
             question = f"Taylor's EER is below that of {other} removal at {budget:g} % of the filters removed"
-            rows += _compare_at(study, "H4", question, curve, (taylor, "pruned"), (other, "pruned"), budget)
+            rows += _compare_at(study, f"H4 {other}-{budget:g}", question, curve, (taylor, "pruned"), (other, "pruned"), budget)
     rows += _seed_noise(study, curve, taylor, terms)
     main = changes(study.curve)
     question = "fine-tuned after pruning, the EER is below that of the same shape trained from scratch"
     scratch = main[main["stage"] == "from-scratch"]
     criterion = _taylor(study)
     for pct in scratch.groupby("step")["filters_removed_pct"].mean():
-        rows += _compare_at(study, "H4", f"{question}, {pct:.0f} % removed", main, (criterion, "fine-tuned"),
+        rows += _compare_at(study, f"H4 scratch-{pct:.0f}", f"{question}, {pct:.0f} % removed", main, (criterion, "fine-tuned"),
                             (criterion, "from-scratch"), pct)
     if scratch.empty:
-        rows.append(_missing(study, "H4", question, "no network of stage from-scratch", "fine-tuned"))
+        rows.append(_missing(study, f"H4 scratch-{terms.claimed_pct:g}", question, "no network of stage from-scratch", "fine-tuned"))
     return _table(rows)
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -268,14 +285,22 @@ def _table(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _row(study, hypothesis, question, value, low, high, unit, verdict, why, stage="", pair="", template_size=0) -> dict:
-    """template_size 0: not about templates."""
-    return {"network": study.network, "hypothesis": hypothesis, "question": question, "stage": stage, "pair": pair,
+def _row(study, name, question, value, low, high, unit, verdict, why, stage="", pair="", template_size=0) -> dict:
+    """name: the hypothesis and the question's key in it, as "H1 share". template_size 0: not about templates."""
+    hypothesis, key = name.split()
+    return {"network": study.network, "hypothesis": hypothesis, "key": key, "question": question, "stage": stage, "pair": pair,
             "template_size": template_size, "value": value, "low": low, "high": high, "unit": unit, "verdict": verdict, "why": why}
 
 
-def _missing(study, hypothesis, question, what, stage="", template_size=0) -> dict:
-    return _row(study, hypothesis, question, *[np.nan] * 3, "", UNDECIDED, f"not run: {what}", stage, template_size=template_size)
+def _missing(study, name, question, what, stage="", template_size=0) -> dict:
+    return _row(study, name, question, *[np.nan] * 3, "", UNDECIDED, f"not run: {what}", stage, template_size=template_size)
+
+
+def _least_eer(study: StudyTables) -> float:
+    """The unpruned network's EER of single images on the pose pair that is easiest, a fraction; NaN where curve.csv has none."""
+    curve = study.curve
+    return curve.loc[(curve["metric"] == "eer") & (curve["stage"] == "pruned") & (curve["step"] == 0)
+                     & (curve["protocol"] == "pose_pairs") & (curve["template_size"] == 1), "value"].min()
 
 
 def _verdict(low: float, high: float, line: float, strictly: bool = False) -> str:
@@ -348,7 +373,7 @@ def _parameters_at(study: StudyTables, stage: str, pct: float) -> float:
 def _templates_against_singles(study: StudyTables, question: str, stage: str, held: pd.DataFrame, terms: Terms) -> dict:
     largest = held.index.max()
     if 1 not in held.index or largest == 1:
-        return _missing(study, "H2", question, "single images and templates are needed", stage)
+        return _missing(study, "H2 templates", question, "single images and templates are needed", stage)
     single, templates = held.loc[1], held.loc[largest]
     value = templates["value"] - single["value"]
     low, high = templates["low"] - single["high"], templates["high"] - single["low"]
@@ -356,7 +381,7 @@ def _templates_against_singles(study: StudyTables, question: str, stage: str, he
     verdict = UNDECIDED if np.isnan(low + high) else SUPPORTED if low >= 0 else NOT_SUPPORTED if high <= 0 else UNDECIDED
     why = (f"templates of up to {largest} hold up to {templates['value']:.0f} % (margin {100 * terms.templates:g} points), single "
            f"images up to {single['value']:.0f} % (margin {100 * terms.single:g} points)")
-    return _row(study, "H2", question, value, low, high, "% of filters", verdict, why, stage, EVERY_PAIR, largest)
+    return _row(study, "H2 templates", question, value, low, high, "% of filters", verdict, why, stage, EVERY_PAIR, largest)
 
 
 def _improvement(study: StudyTables, terms: Terms) -> list[dict]:
@@ -366,9 +391,9 @@ def _improvement(study: StudyTables, terms: Terms) -> list[dict]:
     taylor = _taylor(study)
     shares = curve[(curve["criterion"] == taylor) & (curve["stage"] == "pruned")].groupby("step")["filters_removed_pct"].mean()
     shares = shares[shares.between(low - 0.5, high + 0.5)]
-    rows = [row for pct in shares for row in _compare_at(study, "H2", f"{question}: at {pct:.0f} %", curve, (taylor, "pruned"),
+    rows = [row for pct in shares for row in _compare_at(study, "H2 improvement", f"{question}: at {pct:.0f} %", curve, (taylor, "pruned"),
                                                          ("none", "control"), pct)]
-    return rows or [_missing(study, "H2", question, "no arm evaluated there", "pruned")]
+    return rows or [_missing(study, "H2 improvement", question, "no arm evaluated there", "pruned")]
 
 
 def _arms(study: StudyTables) -> pd.DataFrame:
@@ -383,18 +408,18 @@ def _taylor(study: StudyTables) -> str:
     return criteria[0] if criteria else "taylor_weight"
 
 
-def _compare_at(study, hypothesis, question, found, one: tuple[str, str], other: tuple[str, str], pct: float) -> list[dict]:
+def _compare_at(study, name, question, found, one: tuple[str, str], other: tuple[str, str], pct: float) -> list[dict]:
     """A row per template size: EER of one (criterion, stage) less that of the other at the step nearest to `pct`."""
     arms = [found[(found["criterion"] == criterion) & (found["stage"] == stage) & (found["protocol"] == "pose_pairs")]
             for criterion, stage in (one, other)]
     for (criterion, stage), arm in zip((one, other), arms):
         if arm.empty:
             what = "control arm" if stage == "control" else f"{criterion} arm" if stage == "pruned" else f"network of stage {stage}"
-            return [_missing(study, hypothesis, question, f"no {what}", one[1])]
+            return [_missing(study, name, question, f"no {what}", one[1])]
     shares = arms[0].groupby("step")["filters_removed_pct"].mean()
     step = (shares - pct).abs().idxmin()
     if abs(shares[step] - pct) > 5 or step not in set(arms[1]["step"]):
-        return [_missing(study, hypothesis, question, f"no network near {pct:g} % of the filters removed in both", one[1])]
+        return [_missing(study, name, question, f"no network near {pct:g} % of the filters removed in both", one[1])]
     rows = []
     a, b = (arm[arm["step"] == step].set_index(["template_size", "pair"]) for arm in arms)
     asked = {"criterion": one[0], "stage": one[1], "other_criterion": other[0], "other_stage": other[1], "step": step,
@@ -407,7 +432,7 @@ def _compare_at(study, hypothesis, question, found, one: tuple[str, str], other:
         why = (f"at {shares[step]:.1f} % removed, {row_name(EVERY_PAIR, size)}, mean; {seeds}; "
                + ("no paired intervals of the change" if np.isnan(low) else "interval: " +
                   ("the two networks' own, squared and added" if here.empty else "paired on the same subjects")))
-        rows.append(_row(study, hypothesis, question, 100 * value, 100 * low, 100 * high, "points",
+        rows.append(_row(study, name, question, 100 * value, 100 * low, 100 * high, "points",
                          _verdict(-high, -low, 0, strictly=True), why, one[1], EVERY_PAIR, size))
     return rows
 
@@ -447,7 +472,7 @@ def _seed_noise(study: StudyTables, found: pd.DataFrame, taylor: str, terms: Ter
     question = "seed noise is less than half of the variance of the change in EER"
     arm = found[(found["criterion"] == taylor) & (found["stage"] == "pruned") & (found["protocol"] == "pose_pairs") & (found["seeds"] > 1)]
     if arm.empty:
-        return [_missing(study, "H4", question, "no arm with several seeds", "pruned")]
+        return [_missing(study, "H4 seeds", question, "no arm with several seeds", "pruned")]
     rows = []
     for size, of_size in arm.groupby("template_size"):
         seeds = int(of_size["seeds"].iloc[0])
@@ -458,7 +483,7 @@ def _seed_noise(study: StudyTables, found: pd.DataFrame, taylor: str, terms: Ter
                             (noise, *(noise * degrees / stats.chi2.ppf([0.975, 0.025], degrees))))
         why = (f"standard deviation over {seeds} seeds {100 * np.sqrt(noise):.2f} points, over subjects {100 * np.sqrt(subjects):.2f} "
                "points; mean over all steps and pose pairs, the interval as if they were one")
-        rows.append(_row(study, "H4", question, value, low, high, "share", _verdict(-high, -low, -0.5, strictly=True), why, "pruned",
+        rows.append(_row(study, "H4 seeds", question, value, low, high, "share", _verdict(-high, -low, -0.5, strictly=True), why, "pruned",
                          EVERY_PAIR, size))
     return rows
 
@@ -474,8 +499,9 @@ def _nearest_step(table: pd.DataFrame, pct: float) -> int | None:
     return None if removed.empty else (removed - pct).abs().idxmin()
 
 
-def _of_association(study, question, effect, found, name: str, coupled: bool, terms: Terms) -> dict:
-    controls = 0 if name == "simple" else 1 + effect.shares["kind"].nunique() - 1
+def _of_association(study, name, question, effect, kind: str, coupled: bool, terms: Terms) -> dict:
+    found = getattr(effect, kind)
+    controls = 0 if kind == "simple" else 1 + effect.shares["kind"].nunique() - 1
     low, high = rho_interval(found.rho, len(effect.shares), controls)
     if np.isnan(found.rho):
         verdict = UNDECIDED
@@ -486,9 +512,9 @@ def _of_association(study, question, effect, found, name: str, coupled: bool, te
     layers = "layers, coupled ones counted once" if coupled else "layers, each counted singly"
     why = (f"{len(effect.shares)} {layers}; {effect.removed_pct:.0f} % of their filters removed; "
            f"permutation p {found.p_value:.2g}; by chance {found.chance_low:.2f} to {found.chance_high:.2f}")
-    if name == "partial":
+    if kind == "partial":
         why += f"; depth, with width and kind held constant: rho {effect.depth.rho:.2f}"
-    return _row(study, "H3", question, found.rho, low, high, "rho", verdict, why, "pruned")
+    return _row(study, name, question, found.rho, low, high, "rho", verdict, why, "pruned")
 
 
 def rho_interval(rho: float, count: int, controls: int = 0) -> tuple[float, float]:
@@ -501,22 +527,22 @@ def rho_interval(rho: float, count: int, controls: int = 0) -> tuple[float, floa
 
 
 def _against_arm(study: StudyTables, arm: str, terms: Terms, resamples: int) -> dict:
-    question = f"width decides more for Taylor than for {arm} removal at the same budget"
+    name, question = f"H3 width-{arm}", f"width decides more for Taylor than for {arm} removal at the same budget"
     table = study.arms_layers[study.arms_layers["stage"] == "pruned"]
     taylor = table[table["criterion"] == _taylor(study)]
     other = table[table["criterion"] == arm]
     step = _nearest_step(taylor, terms.layers_pct)
     if step is None or other.empty:
-        return _missing(study, "H3", question, f"no {arm} arm" if other.empty else "no Taylor arm", "pruned")
+        return _missing(study, name, question, f"no {arm} arm" if other.empty else "no Taylor arm", "pruned")
     if step not in set(other["step"]):
-        return _missing(study, "H3", question, f"no {arm} arm at step {step}", "pruned")
+        return _missing(study, name, question, f"no {arm} arm at step {step}", "pruned")
     shares = [layer_analysis.removed_share(layer_analysis.uncoupled(rows), step) for rows in (taylor, other)]
     width, removed = shares[0]["width"].to_numpy(), [share["removed"].to_numpy() for share in shares]
     rhos = [stats.spearmanr(width, share).statistic for share in removed]
     low, high = _resampled_difference(width, *removed, resamples)
     why = (f"rho {rhos[0]:.2f} ({taylor['seed'].nunique()} seed(s)) less {rhos[1]:.2f} ({other['seed'].nunique()} seed(s)), "
            f"{len(width)} layers, {resamples} resamples of them")
-    return _row(study, "H3", question, rhos[0] - rhos[1], low, high, "rho", _verdict(low, high, 0, strictly=True), why, "pruned")
+    return _row(study, name, question, rhos[0] - rhos[1], low, high, "rho", _verdict(low, high, 0, strictly=True), why, "pruned")
 
 
 def _resampled_difference(width, removed, other, resamples: int, seed: int = 0) -> tuple[float, float]:

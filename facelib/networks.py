@@ -89,8 +89,12 @@ def mobilenetv2(stem_stride: int) -> nn.Module:
 
 
 def resnet50(stem_stride: int) -> nn.Module:
-    """ResNet50's trunk as torchvision has it; the descriptor is its last block's 2048 pooled maps."""
-    plain = torchvision.models.resnet50(weights=None)
+    """ResNet50's trunk as torchvision has it; the descriptor is its last block's 2048 pooled maps.
+
+    Without other weights every block starts as the identity (a last gamma of 0, Goyal et al., arXiv:1706.02677): started as
+    torchvision does, it stays at chance at the rates that train the other two.
+    """
+    plain = torchvision.models.resnet50(weights=None, zero_init_residual=True)
     plain.conv1.stride = (stem_stride, stem_stride)
     trunk = nn.Sequential()
     for name, module in plain.named_children():

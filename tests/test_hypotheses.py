@@ -101,6 +101,16 @@ def test_the_margin_is_the_callers():
     assert the_row(hypotheses.minimal_loss(study, Terms(single=0.04)), pair=EVERY_PAIR, stage="pruned")["verdict"] == SUPPORTED
 
 
+@pytest.mark.parametrize("easiest, verdict", [(0.24, SUPPORTED), (0.26, UNDECIDED)])
+def test_nothing_is_decided_of_a_network_that_recognises_nobody(easiest, verdict):
+    unpruned = curve_of([0, 0], [easiest, 0.45]).assign(metric="eer", pair=["frontal-frontal", "frontal-profile"])
+    table = hypotheses.verdicts([study_of(pd.concat([unpruned, curve_of([0, 20], [0.0, 0.0])]))])
+    row = the_row(table, stage="pruned", pair=EVERY_PAIR, key="share", hypothesis="H1")
+    assert row["verdict"] == verdict and row["why"].startswith("the unpruned network is no recogniser: its lowest EER") == (easiest > 0.25)
+    if easiest > 0.25:
+        assert set(table["verdict"]) == {UNDECIDED}
+
+
 def test_templates_have_the_narrower_margin():
     curve = pd.concat([curve_of([20], [0.015], size=size) for size in (1, 5)])
     table = hypotheses.minimal_loss(study_of(curve))

@@ -34,6 +34,12 @@ def test_sizes_are_those_of_the_papers(name, descriptor, parameters, filters):
         assert network(torch.zeros(2, 3, 65, 65)).shape == (2, 7)
 
 
+def test_a_random_resnets_blocks_begin_as_the_identity():
+    block = networks.build("resnet50", 2, image_size=65, stem_stride=2).features.layer1[1]
+    inputs = torch.rand(2, 256, 8, 8)
+    assert torch.equal(block(inputs), inputs)
+
+
 @pytest.mark.parametrize("name", networks.ARCHITECTURES)
 def test_stem_stride_1_keeps_the_input_size(name):
     network = networks.build(name, 2, image_size=65, stem_stride=1)
@@ -87,6 +93,9 @@ def test_113_at_stride_1_gives_the_map_of_224_at_stride_2(size, stride, stem):
 @pytest.mark.parametrize("name", networks.ARCHITECTURES)
 def test_every_parameter_learns(name):
     network = networks.build(name, 5, image_size=65, stem_stride=2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # a last gamma of 0 learns first, and lets the rest of its block learn
     network(torch.randn(4, 3, 65, 65) * 50).square().mean().backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in network.parameters())
 
