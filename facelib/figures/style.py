@@ -73,11 +73,7 @@ def rate_axis(axes, points: pd.DataFrame, log: bool) -> None:
     else:
         axes.set_yscale("symlog", linthresh=positive, linscale=0.4)
         axes.set_ylim(-0.1 * positive, high * 1.1)
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-        ticks = [step * 10.0**power for power in range(-4, 3) for step in steps]
-        ticks = [tick for tick in ticks if max(low / 1.4, positive / 1.4) <= tick <= min(high * 1.1, 100)]
-        if len(ticks) >= 3:
-            break
+    ticks = log_ticks(max(low, positive) / 1.4, min(high * 1.1, 100), at_least=3)
     axes.yaxis.set_major_locator(FixedLocator(ticks if low > 0 else [0, *ticks]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -120,13 +116,13 @@ def count_text(number: float) -> str:
     return f"{number / 1e9:.3g} billion" if number >= 1e9 else f"{number / 1e6:.3g} million"
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis, three at least where there are so many."""
+def log_ticks(low: float, high: float, at_least: int = 4) -> list[float]:
+    """Round numbers for a logarithmic axis: of every decade as few as make `at_least`; in less than a decade, evenly spaced."""
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
         ticks = [step * 10.0**power for power in range(-4, 12) for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) >= 4:
-            break
-    return ticks
+        if len(ticks) >= at_least:
+            return ticks
+    return [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def grid_of(panels: int, width: float, across: int) -> tuple[int, int]:
