@@ -1,6 +1,7 @@
 """Layers stored at multiples of 8: dead filters are exactly zero, stay so, and count for nothing."""
 
 import copy
+import itertools
 import subprocess
 import sys
 from contextlib import ExitStack
