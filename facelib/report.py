@@ -28,6 +28,7 @@ from pygments.formatters import HtmlFormatter
 from facelib.results import read_table
 
 HERE = Path(__file__).parent
+MARK = ".facelib-report"  # the file that says that a folder is a report, and may be made anew
 FIRST_FIGURE = "eer"  # of those in a folder, the one that the index shows
 PIXELS_PER_INCH = 130  # of a printed figure on a screen
 WIDE = 700  # CSS pixels: figures of two columns
@@ -118,10 +119,11 @@ def build(results: Path, site: Path, presets: Path = Path("notebooks/presets")) 
     if not found:
         raise FileNotFoundError(f"no results below {results}; `make study` makes some")
     site = Path(site)
-    if site.exists() and not (site / "index.html").exists() and any(site.iterdir()):
-        raise FileExistsError(f"{site} holds something else than a report; name another folder")
+    if site.exists() and not (site / MARK).exists() and any(site.iterdir()):
+        raise FileExistsError(f"{site} holds something else than a report; remove it or name another folder")
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
+    (site / MARK).touch()
     style = (HERE / "report.css").read_text() + HtmlFormatter(style="default").get_style_defs(".highlight")
     (site / "style.css").write_text(style)
     # Presets first, and of these real faces; then what belongs to none.

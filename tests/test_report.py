@@ -138,6 +138,7 @@ def test_pictures_of_a_notebook_are_named_after_the_heading_above_and_parameters
 def test_a_report_made_again_keeps_nothing_of_the_one_before(small, tmp_path):
     site = report.build(small, tmp_path / "site").parent
     shutil.rmtree(small / "small" / "squeezenet")
+    (site / "index.html").unlink()  # as Snakemake does with what a rule is to make anew
     report.build(small, site)
     assert not (site / "small" / "squeezenet").exists() and not (site / "small" / "squeezenet-results.html").exists()
 
@@ -145,11 +146,11 @@ def test_a_report_made_again_keeps_nothing_of_the_one_before(small, tmp_path):
 def test_no_results_and_a_folder_of_something_else_are_refused(small, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no results below"):
         report.build(tmp_path / "none", tmp_path / "site")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "1.jpg").touch()
+    (tmp_path / "homepage").mkdir()
+    (tmp_path / "homepage" / "index.html").touch()
     with pytest.raises(SystemExit):
-        report.main([str(small), str(tmp_path / "photos")])
-    assert "holds something else" in capsys.readouterr().err and (tmp_path / "photos" / "1.jpg").exists()
+        report.main([str(small), str(tmp_path / "homepage")])
+    assert "holds something else" in capsys.readouterr().err and (tmp_path / "homepage" / "index.html").exists()
 
 
 def test_it_needs_no_torch(small, tmp_path):
