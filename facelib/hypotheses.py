@@ -82,7 +82,7 @@ def verdicts(studies: Sequence[StudyTables], terms: Terms = Terms()) -> pd.DataF
     found = [test(study, terms) for test in (minimal_loss, squeezer, wide_layers_first, taylor_earns_its_cost) for study in studies]
     table = _table([row for table in found for row in table.to_dict("records")])
     for study in studies:
-        least = _least_eer(study)
+        least = least_eer(study)
         if least > terms.recogniser:
             rows = table["network"] == study.network
             table.loc[rows, "verdict"] = UNDECIDED
@@ -296,7 +296,7 @@ def _missing(study, name, question, what, stage="", template_size=0) -> dict:
     return _row(study, name, question, *[np.nan] * 3, "", UNDECIDED, f"not run: {what}", stage, template_size=template_size)
 
 
-def _least_eer(study: StudyTables) -> float:
+def least_eer(study: StudyTables) -> float:
     """The unpruned network's EER of single images on the pose pair that is easiest, a fraction; NaN where curve.csv has none."""
     curve = study.curve
     return curve.loc[(curve["metric"] == "eer") & (curve["stage"] == "pruned") & (curve["step"] == 0)

@@ -157,10 +157,13 @@ def summary_markdown(curve: pd.DataFrame) -> str:
 
 def findings(curve: pd.DataFrame, metric: str = "eer") -> pd.DataFrame:
     """What pruning did to a metric, in percent, one row for each template size and pose pair: unpruned, at the last step, and
-    the share of filters removed up to which every evaluated network lies within the unpruned one's interval."""
+    the share of filters removed up to which every evaluated network lies within the unpruned one's interval. Of what was
+    measured at every step alone."""
     pruned = curve[(curve["stage"] == "pruned") & (curve["metric"] == metric)].sort_values("step")
     rows = {}
     for (protocol, size, pair), found in pruned.groupby(["protocol", "template_size", "pair"], sort=False):
+        if found["step"].nunique() < pruned["step"].nunique():
+            continue
         before, after = found.iloc[0], found.iloc[-1]
         worse = found["value"] > before["ci_high"]
         held = found["filters_removed_pct"][~worse.cummax()].max()

@@ -51,6 +51,7 @@ def test_stem_stride_1_keeps_the_input_size(name):
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet50"])
 def test_imagenet_start_is_torchvisions_function(name, tmp_path):
     """Of the same pixels, once the papers' means are exchanged for ImageNet's."""
+    torch.manual_seed(0)
     made = networks.ARCHITECTURES[name]
     theirs = torchvision.models.get_model(made.torchvision_model).eval()
     for module in theirs.modules():
@@ -60,7 +61,7 @@ def test_imagenet_start_is_torchvisions_function(name, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     network = networks.build(name, 5, image_size=65, stem_stride=2).eval()
     networks.load_imagenet(network, str(tmp_path / "weights.pth"))
-    pixels = torch.rand(2, 3, 65, 65)
+    network, theirs, pixels = network.double(), theirs.double(), torch.rand(2, 3, 65, 65).double()
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), networks.IMAGENET_DEVIATION))
     with torch.inference_mode():
         trunk = theirs.features if name == "mobilenetv2" else nn.Sequential(*list(theirs.children())[:-2])

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from facelib import comparison, results
+from facelib import comparison, hypotheses, results
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}  # where conda's name differs
@@ -124,13 +124,15 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
     readme = " ".join((ROOT / "README.md").read_text().split())
     studies = results.load_studies(ROOT / "results" / "real-faces")
     accuracies = []
-    for network in ("squeezenet", "mobilenetv2"):
+    for network in ("squeezenet", "mobilenetv2", "resnet50"):
         faces, curve = studies[network].manifest["faces"], studies[network].curve
         assert f"{faces['training']['images']:,} images of {faces['training']['subjects']} other people" in readme
         assert f"{faces['test']['subjects']} unseen subjects of CFP" in readme
         unpruned = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "accuracy")]
         accuracies.append(f"{100 * unpruned['value'].item():.1f}")
-    assert f"LFW's accuracy is {' and '.join(accuracies)} %" in readme
+    assert f"accuracy on LFW View 2 is {accuracies[0]} and {accuracies[1]} %" in readme and f"{accuracies[2]} % on LFW" in readme
+    least = hypotheses.least_eer(studies["resnet50"])
+    assert f"an EER of {100 * least:.1f} %" in readme and least > hypotheses.Terms().recogniser
 
 
 def test_pictures_in_the_readme_are_there():
