@@ -1,4 +1,4 @@
-"""Speed and memory of pruning: python benchmarks/pruning.py [removal scoring throughput memory] [--networks NAME ...]
+"""Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--checkpoints FILE ...]
 
 Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv. Sizes are those of the
 study: SqueezeNet at 113 x 113 and stem stride 1, MobileNetV2 and ResNet50 at stride 2. Faces are random numbers.
@@ -7,10 +7,15 @@ removal     1 % of the filters removed, momentum included, against the step of t
             network, which also chooses them, removes about as many by its own rule and leaves the optimiser alone.
             What it takes here to choose is given beside.
 scoring     a training step with and without the scores of every criterion; collect_ms is what collect() takes of it.
-throughput  images/s of training and inference at 40 % of the filters removed by taylor_weight, with exact widths and
-            with widths at multiples of 8, against the unpruned network, beside what multiply-accumulates promise.
-            --checkpoint FILE takes the network that a study kept (pruned-040.safetensors) instead of one that is
-            pruned here after few mini-batches. Also in bfloat16 where the hardware has it.
+throughput  images/s of training and inference with exact widths and with widths at multiples of 8, against the
+            unpruned network, beside what multiply-accumulates promise. --checkpoints names networks that a study
+            kept (pruned-040.safetensors), one for each share removed; else 40 % of the filters are removed here, by
+            taylor_weight after few mini-batches. Also in bfloat16 where the hardware has it. Speed-ups are medians
+            over rounds, with 95 % intervals (bootstrap over rounds).
+profile     where the milliseconds of those training steps go: convolutions, whose multiply-accumulates are promised,
+            and all else.
+schedule    40 steps of 1 %, each of two scored training steps and a removal, against the same steps with masks: an
+            unpruned network, scored too, in which what is removed is set to zero after every update.
 memory      peak of a pruning step (a mini-batch with scores, then removal) over that of a training step, each in a
             fresh process: MB above what the process held before.
 """
@@ -23,6 +28,7 @@ import multiprocessing
 import platform
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -33,6 +39,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch_pruning
+from scipy.stats import bootstrap
 
 from facelib import networks, pruning
 from facelib.channels import ChannelGraph
@@ -45,7 +52,8 @@ SUBJECTS = 100
 STEM_STRIDES = {"squeezenet": 1, "mobilenetv2": 2, "resnet50": 2}
 RECIPE = Recipe(batch_size=32, precision="float32")
 SHARE = 0.01  # of the filters, in a step of the study
-STEPS, REMOVED = 20, 0.40  # for throughput
+STEPS, REMOVED = 20, 0.40  # for throughput, without checkpoints
+SCHEDULE = 40  # steps
 
 
 def made(name: str) -> tuple[FaceNetwork, ChannelGraph, torch.optim.SGD]:
@@ -85,10 +93,22 @@ def by_turns(works: dict, repeats: int) -> dict:
     seconds = {name: [] for name in works}
     for _ in range(repeats + 1):
         for name, work in works.items():
-            start = now()
-            work()
-            seconds[name].append(now() - start)
+            seconds[name].append(timed(work))
     return {name: median(found[1:]) for name, found in seconds.items()}
+
+
+def in_rounds(works: dict, rounds: int, each: int = 2) -> pd.DataFrame:
+    """Median seconds of each piece of work (columns) in each round (rows), in which it is done `each` times after one
+    that brings its memory back."""
+    found = [{name: median([timed(work) for _ in range(each + 1)][1:]) for name, work in works.items()}
+             for _ in range(rounds + 1)]
+    return pd.DataFrame(found[1:])
+
+
+def timed(work: Callable) -> float:
+    start = now()
+    work()
+    return now() - start
 
 
 def removal(name: str, repeats: int = 7) -> list[dict]:
@@ -155,22 +175,7 @@ def scoring(name: str, repeats: int = 5) -> list[dict]:
     return rows
 
 
-def throughput(name: str, checkpoint: Path | None, repeats: int = 5) -> list[dict]:
-    network, graph, optimizer = made(name)
-    total, macs = graph.filters, graph.macs
-    if checkpoint:
-        pruned, pruned_graph = pruning.load(checkpoint)
-        if pruned.config["name"] != name:
-            raise SystemExit(f"{checkpoint}: expected {name}, found {pruned.config['name']}; name it by --networks")
-        removed = pruned_graph.removed
-    else:
-        removed = pruned_by_taylor(network, graph, optimizer)
-    networks_by_storage = {"unpruned": made(name)[::2]}
-    for storage, multiple in (("exact", 1), ("aligned", 8)):
-        other, stored, optimizer = made(name)
-        stored.remove(removed)
-        stored.align(multiple)
-        networks_by_storage[storage] = other, optimizer
+def throughput(name: str, checkpoints: list[Path], rounds: int = 6) -> list[dict]:
     batch, rows = mini_batch(0), []
     images = normalise(batch[0], device())
 
@@ -179,21 +184,115 @@ def throughput(name: str, checkpoint: Path | None, repeats: int = 5) -> list[dic
             network.eval().embed(images)
         network.train()
 
-    for precision in ["float32"] + ["bfloat16"] * has_bfloat16(device()):
-        training = {storage: partial(step, other, optimizer, batch, None, precision)
-                    for storage, (other, optimizer) in networks_by_storage.items()}
-        inference = {storage: partial(infer, other, precision) for storage, (other, _) in networks_by_storage.items()}
-        found = {"training": by_turns(training, repeats), "inference": by_turns(inference, 2 * repeats)}
-        for work, seconds in found.items():
-            for storage in ("exact", "aligned"):
-                speedup, promised = seconds["unpruned"] / seconds[storage], macs / stored.macs
-                rows.append({"network": name, "stem_stride": STEM_STRIDES[name], "precision": precision, "work": work,
-                             "storage": storage, "filters_removed_pct": 100 * (1 - stored.filters / total),
-                             "gmacs": stored.macs / 1e9, "unpruned_gmacs": macs / 1e9,
-                             "images_per_s": len(images) / seconds[storage],
-                             "unpruned_images_per_s": len(images) / seconds["unpruned"],
-                             "speedup": speedup, "promised_by_macs": promised, "share_of_promise": speedup / promised})
+    for removed in removals(name, checkpoints):
+        stored = in_storages(name, removed)
+        total, macs = stored["unpruned"][1].filters, stored["unpruned"][1].macs
+        for precision in ["float32"] + ["bfloat16"] * has_bfloat16(device()):
+            works = {"training": {storage: partial(step, network, optimizer, batch, None, precision)
+                                  for storage, (network, _, optimizer) in stored.items()},
+                     "inference": {storage: partial(infer, network, precision)
+                                   for storage, (network, *_) in stored.items()}}
+            for work, by_storage in works.items():
+                seconds = in_rounds(by_storage, rounds)
+                for storage in ("exact", "aligned"):
+                    graph = stored[storage][1]
+                    speedups, promised = (seconds["unpruned"] / seconds[storage]).to_numpy(), macs / graph.macs
+                    interval = bootstrap((speedups,), np.median, rng=np.random.default_rng(0)).confidence_interval
+                    rows.append({"network": name, "stem_stride": STEM_STRIDES[name], "precision": precision, "work": work,
+                                 "storage": storage, "filters_removed_pct": 100 * (1 - graph.filters / total),
+                                 "gmacs": graph.macs / 1e9, "unpruned_gmacs": macs / 1e9,
+                                 "images_per_s": len(images) / seconds[storage].median(),
+                                 "unpruned_images_per_s": len(images) / seconds["unpruned"].median(),
+                                 "speedup": np.median(speedups), "ci_low": interval.low, "ci_high": interval.high,
+                                 "promised_by_macs": promised, "share_of_promise": np.median(speedups) / promised})
     return rows
+
+
+def removals(name: str, checkpoints: list[Path]) -> list[torch.Tensor]:
+    """The groups that are gone from each of the studies' networks of this name; without any, from one pruned here."""
+    if not checkpoints:
+        return [pruned_by_taylor(*made(name))]
+    loaded = [pruning.load(path) for path in checkpoints]
+    return [graph.removed for network, graph in loaded if network.config["name"] == name]
+
+
+def in_storages(name: str, removed: torch.Tensor) -> dict[str, tuple]:
+    """Network, graph and optimiser: unpruned, and without the removed groups at exact and at aligned widths."""
+    found = {"unpruned": made(name)}
+    for storage, multiple in (("exact", 1), ("aligned", 8)):
+        found[storage] = made(name)
+        found[storage][1].remove(removed)
+        found[storage][1].align(multiple)
+    return found
+
+
+KINDS = {"convolution": "convolutions", "batch_norm": "batch normalisation", "threshold": "ReLU", "clamp": "ReLU",
+         "hardtanh": "ReLU", "pool": "pooling", "mean": "pooling", "cat": "concatenation"}
+
+
+def profile(name: str, checkpoints: list[Path], repeats: int = 6) -> list[dict]:
+    batch, rows = mini_batch(0), []
+    for removed in removals(name, checkpoints):
+        found: dict[str, Counter] = {}
+        total, macs = made(name)[1].filters, made(name)[1].macs
+        for storage, (network, graph, optimizer) in in_storages(name, removed).items():
+            for _ in range(3):
+                step(network, optimizer, batch)
+            with torch.profiler.profile() as profiler:
+                for _ in range(repeats):
+                    step(network, optimizer, batch)
+            found[storage] = Counter()
+            for event in profiler.key_averages():
+                kind = next((kind for word, kind in KINDS.items() if word in event.key), "all else")
+                found[storage][kind] += event.self_cpu_time_total / 1000 / repeats
+            found[storage]["in all"] = found[storage].total()
+            for kind, milliseconds in found[storage].items():
+                rows.append({"network": name, "filters_removed_pct": 100 * (1 - graph.filters / total),
+                             "storage": storage, "kind": kind, "step_ms": milliseconds,
+                             "speedup": found["unpruned"][kind] / milliseconds if milliseconds else np.nan,
+                             "promised_by_macs": macs / graph.macs})
+    return rows
+
+
+def schedule(name: str, batches: int = 2) -> list[dict]:
+    """Step by step, by turns. What the aligned arm's scores choose leaves all three: they lose the same filters."""
+    arms = {arm: made(name) for arm in ("masks", "exact", "aligned")}
+    arms["aligned"][1].align(8)
+    total, seconds, gone = arms["masks"][1].filters, Counter(), []
+    for number in range(1, SCHEDULE + 1):
+        collected = {}
+        for arm, (network, graph, optimizer) in arms.items():
+            places = masked_places(network, graph, gone) if arm == "masks" else []
+            collected[arm] = Importance(network, graph, "taylor_weight")
+            for batch in (mini_batch(number * batches + i) for i in range(batches)):
+                start = now()
+                step(network, optimizer, batch, collected[arm])
+                for parameter, rows in places:
+                    parameter.data[rows] = 0
+                seconds[arm] += now() - start
+        asked = round(number * SHARE * total) - (total - arms["aligned"][1].filters)
+        chosen = pruning.choose(arms["aligned"][1], *collected["aligned"].scores(), asked)
+        for arm, (network, graph, optimizer) in arms.items():
+            start = now()
+            pruning.choose(graph, *collected[arm].scores(), asked)  # every arm pays for a choice, masks' is not cut down
+            if arm != "masks":
+                graph.remove(chosen, optimizer)
+            seconds[arm] += now() - start
+        gone += chosen
+    return [{"network": name, "steps": SCHEDULE, "storage": arm,
+             "filters_removed_pct": 100 * (1 - arms[arm][1].filters / total), "seconds": seconds[arm],
+             "masks_seconds": seconds["masks"], "share_of_masks": seconds[arm] / seconds["masks"]}
+            for arm in ("exact", "aligned")]
+
+
+def masked_places(network: FaceNetwork, graph: ChannelGraph, gone: list[int]) -> list[tuple]:
+    """Parameters of filters and of the batch normalisation after them, and the rows in them that are masked."""
+    places = []
+    for name, module in network.named_modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.BatchNorm2d)):
+            rows = torch.isin(graph.filter_groups(name), torch.tensor(gone, dtype=torch.long)).to(device())
+            places += [(parameter, rows) for parameter in (module.weight, module.bias) if parameter is not None]
+    return places
 
 
 def pruned_by_taylor(network: FaceNetwork, graph: ChannelGraph, optimizer: torch.optim.SGD) -> torch.Tensor:
@@ -237,10 +336,10 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
-PARTS = {"removal": removal, "scoring": scoring, "throughput": throughput, "memory": memory}
+PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, schedule, memory)}
 
 
-def main(parts: list[str], names: list[str], checkpoint: Path | None) -> None:
+def main(parts: list[str], names: list[str], checkpoints: list[Path]) -> None:
     keep_freed_memory()
     print(f"{torch.get_num_threads()} threads, {device()}")
     folder = Path("results/benchmarks")
@@ -248,7 +347,7 @@ def main(parts: list[str], names: list[str], checkpoint: Path | None) -> None:
     for part in parts:
         rows = []
         for name in names:
-            rows += PARTS[part](name, checkpoint) if part == "throughput" else PARTS[part](name)
+            rows += PARTS[part](name, checkpoints) if part in ("throughput", "profile") else PARTS[part](name)
         table = pd.DataFrame(rows)
         numbers = table.select_dtypes(np.floating).columns
         table[numbers] = table[numbers].round(3)
@@ -260,8 +359,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--networks", nargs="+", default=list(STEM_STRIDES), choices=list(STEM_STRIDES), metavar="NAME")
-    parser.add_argument("--checkpoint", type=Path, help="of a pruned network, for throughput")
+    parser.add_argument("--checkpoints", nargs="+", type=Path, default=[],
+                        help="of pruned networks, for throughput and profile")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"a part is one of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
-    main(given.parts or list(PARTS), given.networks, given.checkpoint)
+    main(given.parts or list(PARTS), given.networks, given.checkpoints)

@@ -473,7 +473,9 @@ class ChannelGraph:
                     continue
                 scalars[rows] += each * len(self._lists[columns])
                 scalars[columns] += each * len(self._lists[rows])
-                leaving -= each * channels(rows) * channels(columns)  # where a group crosses itself, it leaves once
+                crossed = self._lists[rows][np.isin(self._lists[rows], self._lists[columns])]
+                if len(crossed):  # where a group crosses itself, it leaves once
+                    np.subtract.at(leaving, crossed, each * channels(columns)[crossed])
         for groups, each in zip(self._lists, scalars):
             np.add.at(leaving, groups, each)
         return leaving
@@ -534,7 +536,7 @@ class ChannelGraph:
     def remove(self, group_ids, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Removes groups of filters from the network, in place.
 
-        group_ids: integers, from the index of `groups`.
+        group_ids: integers, from the index of `groups`, in one flat list or array.
         optimizer: its state (momentum) is cut with the parameters. Parameters and buffers stay the same objects and
         keep memory layout, requires_grad and hooks; all gradients are dropped (None).
 
@@ -663,7 +665,9 @@ class ChannelGraph:
                                  f"{tuple(value.shape)}: how to cut it is not known")
 
     def _checked(self, group_ids) -> np.ndarray:
-        ids = np.asarray(group_ids.cpu() if isinstance(group_ids, Tensor) else group_ids).ravel()
+        ids = np.asarray(group_ids.cpu() if isinstance(group_ids, Tensor) else group_ids)
+        if ids.ndim != 1:
+            raise ValueError(f"group ids: expected a flat list of integers, found an array of shape {ids.shape}")
         if len(ids) and ids.dtype.kind not in "iu":
             raise ValueError(f"group ids are integers, found {ids.dtype}")
         ids = ids.astype(np.int64)

@@ -173,13 +173,13 @@ def ranked(graph: ChannelGraph, groups: Sequence[int], scores: Sequence[float], 
     Equal scores go by group id. A group whose layer would keep fewer than `minimum` filters stays, and is left out.
     """
     groups, scores = np.asarray(groups), np.asarray(scores)
-    removable = graph.groups
-    layers_of = dict(zip(removable.index.tolist(), removable["layers"]))
-    left = graph.layers["out_channels"].to_dict()
-    filters = {layer: graph.filter_groups(layer) for layer in left}
+    removable = graph.groups["layers"]
+    layers_of = dict(zip(removable.index.tolist(), removable))
+    filters = {layer: np.bincount(graph.filter_groups(layer)) for layer in graph.layers.index}  # by group id
+    left = {layer: int(count.sum()) for layer, count in filters.items()}
     for group in groups[np.lexsort((groups, scores))].tolist():
         layers = layers_of.get(group, ())  # what may never leave has none there
-        leaving = {layer: int((filters[layer] == group).sum()) for layer in layers}
+        leaving = {layer: int(filters[layer][group]) for layer in layers}
         if layers and all(left[layer] - leaving[layer] >= minimum for layer in layers):
             for layer in layers:
                 left[layer] -= leaving[layer]

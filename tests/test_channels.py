@@ -453,7 +453,8 @@ def test_squeezenet_counts():
     ([99], "no removable group has the id 99"), ([-1], "no removable group has the id -1"),
     ([0, 1], "no removable group has the id 0"), ([11], "no removable group has the id 11"),  # a classifier's output
     ([1, 2], "already removed: group 2"), ([1.0], "group ids are integers, found float64"),
-    ([True, False], "group ids are integers, found bool"), ([1, 3, 4], "no filter would be left in one;")])
+    ([True, False], "group ids are integers, found bool"), ([[1], [3]], "a flat list of integers, found an array of shape"),
+    ([1, 3, 4], "no filter would be left in one;")])
 def test_refused_before_anything_changes(groups, message):
     network = Plain()
     graph = ChannelGraph(network, IMAGES)
