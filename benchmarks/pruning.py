@@ -258,9 +258,10 @@ def schedule(name: str, batches: int = 2) -> list[dict]:
     """Step by step, by turns. What the aligned arm's scores choose leaves all three: they lose the same filters."""
     arms = {arm: made(name) for arm in ("masks", "exact", "aligned")}
     arms["aligned"][1].align(8)
-    total, seconds, gone = arms["masks"][1].filters, Counter(), []
+    total, seconds, gone, macs = arms["masks"][1].filters, Counter(), [], []
     for number in range(1, SCHEDULE + 1):
         collected = {}
+        macs.append(arms["exact"][1].macs)
         for arm, (network, graph, optimizer) in arms.items():
             places = masked_places(network, graph, gone) if arm == "masks" else []
             collected[arm] = Importance(network, graph, "taylor_weight")
@@ -281,7 +282,8 @@ def schedule(name: str, batches: int = 2) -> list[dict]:
         gone += chosen
     return [{"network": name, "steps": SCHEDULE, "storage": arm,
              "filters_removed_pct": 100 * (1 - arms[arm][1].filters / total), "seconds": seconds[arm],
-             "masks_seconds": seconds["masks"], "share_of_masks": seconds[arm] / seconds["masks"]}
+             "masks_seconds": seconds["masks"], "share_of_masks": seconds[arm] / seconds["masks"],
+             "promised_by_macs": np.mean(macs) / macs[0]}
             for arm in ("exact", "aligned")]
 
 

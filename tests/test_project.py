@@ -142,11 +142,15 @@ def test_pictures_in_the_readme_are_there():
 
 def test_the_readmes_speeds_are_those_measured():
     readme, folder = (ROOT / "README.md").read_text(), ROOT / "results" / "benchmarks"
-    tables = {name: results.read_table(folder / f"{name}.csv") for name in ("pruning_removal", "pruning_scoring", "loading",
-                                                                           "verification", "coverage")}
-    scoring = tables["pruning_scoring"]
-    rows = [(tables["pruning_removal"]["removal_ms"], 0), (tables["pruning_removal"]["torch_pruning_over_removal"], 0),
-            (scoring.loc[scoring["criterion"] == "taylor_weight", "collect_pct"], 1), (tables["loading"]["waiting_pct"], 1)]
+    tables = {path.stem: results.read_table(path) for path in folder.glob("*.csv")}
+    removal, scoring, schedule = (tables[f"pruning_{part}"] for part in ("removal", "scoring", "schedule"))
+    throughput = tables["pruning_throughput"][lambda table: table["filters_removed_pct"].between(39.9, 40.1)]
+    trained, inferred = (throughput[(throughput["work"] == work) & (throughput["storage"] == "aligned")] for work in ("training", "inference"))
+    aligned = schedule[schedule["storage"] == "aligned"]
+    rows = [(removal["removal_ms"], 0), (removal["torch_pruning_over_removal"], 0), (removal["torch_pruning_over_all"], 0),
+            (scoring.loc[scoring["criterion"] == "taylor_weight", "collect_pct"], 1),
+            (tables["pruning_memory"]["ratio"], 2), (trained["speedup"], 2), (inferred["speedup"], 2), (trained["promised_by_macs"], 2),
+            (aligned["share_of_masks"], 2), (aligned["promised_by_macs"], 2), (tables["loading"]["waiting_pct"], 1)]
     for values, digits in rows:
         assert "".join(f" | {value:.{digits}f}" for value in values) + " |" in readme
     seconds, covered = tables["verification"]["seconds"], 100 * tables["coverage"]["covered"]
