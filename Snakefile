@@ -150,6 +150,7 @@ rule baseline:
     output: done=MARKER + "baseline.done"
     params: record=lambda wildcards: record(wildcards.book, AFTER_TRAINING), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
+    priority: 2  # most waits for it; next, the longest part; the arms fill what is left
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments:q} && " + DONE
 
@@ -159,6 +160,7 @@ rule pruning:
     output: done=MARKER + "pruning.done"
     params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
+    priority: 1
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
 

@@ -378,7 +378,7 @@ def _templates_against_singles(study: StudyTables, question: str, stage: str, he
     value = templates["value"] - single["value"]
     low, high = templates["low"] - single["high"], templates["high"] - single["low"]
     # where a loss is shown, the share held is smaller: ends that meet decide
-    verdict = UNDECIDED if np.isnan(low + high) else SUPPORTED if low >= 0 else NOT_SUPPORTED if high <= 0 else UNDECIDED
+    verdict = UNDECIDED if np.isnan([low, high]).any() else SUPPORTED if low >= 0 else NOT_SUPPORTED if high <= 0 else UNDECIDED
     why = (f"templates of up to {largest} hold up to {templates['value']:.0f} % (margin {100 * terms.templates:g} points), single "
            f"images up to {single['value']:.0f} % (margin {100 * terms.single:g} points)")
     return _row(study, "H2 templates", question, value, low, high, "% of filters", verdict, why, stage, EVERY_PAIR, largest)
