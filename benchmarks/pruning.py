@@ -4,8 +4,8 @@ Every part takes its ratios in one run, by turns, and writes results/benchmarks/
 study: SqueezeNet at 113 x 113 and stem stride 1, MobileNetV2 and ResNet50 at stride 2. Faces are random numbers.
 
 removal     1 % of the filters removed, momentum included, against the step of torch-pruning's pruner on the same
-            network, which also chooses them, removes about as many by its own rule and leaves the optimiser alone.
-            What it takes here to choose is given beside.
+            network, which also scores and chooses them, removes about as many by its own rule and leaves the optimiser
+            alone. What it takes here to score and choose is given beside.
 scoring     a training step with and without the scores of every criterion; collect_ms is what collect() takes of it.
 throughput  images/s of training and inference with exact widths and with widths at multiples of 8, against the
             unpruned network, beside what multiply-accumulates promise. --checkpoints names networks that a study
@@ -116,12 +116,12 @@ def removal(name: str, repeats: int = 7) -> list[dict]:
     batch = mini_batch(0, 4)
     step(network, optimizer, batch)
     backward(network, *batch, RECIPE, "float32")
-    importance = Importance(network, graph, "taylor_weight")
-    importance.collect()
     example = torch.zeros(1, 3, 113, 113, device=device())
     seconds: dict[str, list[float]] = {"scores and choice": [], "removal": [], "torch-pruning": []}
     for _ in range(repeats + 1):
         start = now()
+        importance = Importance(network, graph, "taylor_weight")
+        importance.collect()
         chosen = pruning.choose(graph, *importance.scores(), round(SHARE * graph.filters))
         seconds["scores and choice"].append(now() - start)
         ours, ours_graph, ours_optimizer = copied(network, graph, optimizer)
@@ -230,27 +230,28 @@ KINDS = {"convolution": "convolutions", "batch_norm": "batch normalisation", "th
          "hardtanh": "ReLU", "pool": "pooling", "mean": "pooling", "cat": "concatenation"}
 
 
-def profile(name: str, checkpoints: list[Path], repeats: int = 6) -> list[dict]:
+def profile(name: str, checkpoints: list[Path], rounds: int = 5, each: int = 2) -> list[dict]:
     batch, rows = mini_batch(0), []
     for removed in removals(name, checkpoints):
-        found: dict[str, Counter] = {}
-        total, macs = made(name)[1].filters, made(name)[1].macs
-        for storage, (network, graph, optimizer) in in_storages(name, removed).items():
-            for _ in range(3):
+        stored = in_storages(name, removed)
+        found = {storage: Counter() for storage in stored}
+        for _ in range(rounds):
+            for storage, (network, _, optimizer) in stored.items():
                 step(network, optimizer, batch)
-            with torch.profiler.profile() as profiler:
-                for _ in range(repeats):
-                    step(network, optimizer, batch)
-            found[storage] = Counter()
-            for event in profiler.key_averages():
-                kind = next((kind for word, kind in KINDS.items() if word in event.key), "all else")
-                found[storage][kind] += event.self_cpu_time_total / 1000 / repeats
+                with torch.profiler.profile() as profiler:
+                    for _ in range(each):
+                        step(network, optimizer, batch)
+                for event in profiler.key_averages():
+                    kind = next((kind for word, kind in KINDS.items() if word in event.key), "all else")
+                    found[storage][kind] += event.self_cpu_time_total / 1000 / rounds / each
+        unpruned = stored["unpruned"][1]
+        for storage, (_, graph, _) in stored.items():
             found[storage]["in all"] = found[storage].total()
             for kind, milliseconds in found[storage].items():
-                rows.append({"network": name, "filters_removed_pct": 100 * (1 - graph.filters / total),
+                rows.append({"network": name, "filters_removed_pct": 100 * (1 - graph.filters / unpruned.filters),
                              "storage": storage, "kind": kind, "step_ms": milliseconds,
                              "speedup": found["unpruned"][kind] / milliseconds if milliseconds else np.nan,
-                             "promised_by_macs": macs / graph.macs})
+                             "promised_by_macs": unpruned.macs / graph.macs})
     return rows
 
 

@@ -9,8 +9,10 @@ H4  Ours: Taylor scores earn their cost, against magnitude and random removal an
 
 Every answer is a value with a 95 % interval, held against a line that `Terms` draws: "supported" when the whole interval is
 on the hypothesis' side, "not supported" when it is wholly on the other, "undecided" when the line is within it, the
-runs that would tell are missing, or the unpruned network recognises nobody. Intervals of error rates are over subjects. Verdicts are not corrected for
-their number: each answers its own question, and one in twenty that hangs on chance alone goes wrong.
+runs that would tell are missing, or the unpruned network recognises nobody. Chance draws the line of H3: a rho is "supported"
+when it exceeds 95 % of those of random removal, with a permutation p below `Terms.significance`, and "not supported" when its
+whole interval does not. Intervals of error rates are over subjects. Verdicts are not corrected for their number: each answers
+its own question, and of those that hang on chance alone some go wrong.
 
 The tables hold intervals of each network, of its change from the unpruned one (`eer_change`), and of differences between two
 pruned ones (differences.csv), the last two paired on the same subjects. Where a study has no differences.csv, they are

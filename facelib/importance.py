@@ -3,13 +3,15 @@
 Every criterion gives each filter of each convolution a score per mini-batch, from the gradients *before* the
 optimiser's step. `Importance` averages the scores over mini-batches. One rule for coupled filters, which leave together
 (a depthwise filter with the one that feeds it, the layers of a residual stream): a group's score is the sum of its
-filters' scores, the estimate of what is lost when all of them go.
+filters' scores, the estimate of what is lost when all of them go. But for `random`, whose groups are drawn, not summed: the
+sum of many draws is never small, and large groups would never leave.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +72,7 @@ def magnitude(filters: Filters) -> Tensor:
 
 
 def random(filters: Filters) -> Tensor:
-    """Uniform random numbers: what any criterion has to beat. The same ones whether or not dead filters stand between."""
+    """Uniform random numbers: what any criterion has to beat; that of a group's first filter is the group's. The same ones whether or not dead filters stand between."""
     weight = filters.convolution.weight
     scores = torch.zeros(len(weight))
     scores[filters.live] = torch.rand(len(scores[filters.live]), generator=filters.random)
@@ -142,5 +144,8 @@ class Importance:
                 raise ScoreError(f"the scores of {filters.layer} are not finite: its gradients are NaN or infinite")
         ids = torch.cat([self.graph.filter_groups(filters.layer) for filters in self.filters])
         values = torch.cat([total.double().cpu()[filters.live] for filters, total in zip(self.filters, self.sums)]) / self.batches
+        if self.criterion is random:
+            groups, first = np.unique(ids.numpy(), return_index=True)
+            return torch.from_numpy(groups), values[torch.from_numpy(first)]
         groups, inverse = ids.unique(return_inverse=True)
         return groups, torch.zeros(len(groups), dtype=torch.float64).index_add_(0, inverse, values)

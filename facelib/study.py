@@ -102,6 +102,8 @@ class Study:
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
         if self.network not in networks.ARCHITECTURES:
             raise ValueError(f"network is one of {', '.join(networks.ARCHITECTURES)}, found '{self.network}'")
+        if "none" in (self.criterion, *self.arms):
+            raise ValueError("'none' removes nothing; the arm that trains and removes nothing is called control")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is a share of the images between 0 and 1, found {self.validation_share}")
         if self.resamples < 0:

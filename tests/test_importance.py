@@ -164,6 +164,33 @@ def test_coupled_filters_score_the_sum_of_their_layers():
     torch.testing.assert_close(scores, sums.detach().double())
 
 
+class Coupled(nn.Module):
+    """Two layers that write to one stream of four channels, which lose filters together, and one of four for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.single = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1)
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.classifier(torch.flatten(self.single(self.one(images) + self.other(images)), 1))
+
+
+def test_at_random_every_group_is_as_likely_to_leave_first_however_many_filters_it_has():
+    network, draws = Coupled(), 400
+    graph = ChannelGraph(network, torch.zeros(1, 1, 1, 1))
+    assert sorted(graph.groups["filters"]) == [1] * 4 + [2] * 4
+    first = []
+    for seed in range(draws):
+        importance = Importance(network, graph, "random", seed)
+        for _ in range(3):
+            importance.collect()
+        groups, scores = importance.scores()
+        first.append(groups[scores.argmin()].item())
+    coupled = graph.groups.index[graph.groups["filters"] == 2]
+    assert abs(sum(group in coupled for group in first) - draws / 2) < 4 * (draws / 4) ** 0.5  # four standard deviations
+
+
 def test_random_scores_are_the_same_for_the_same_seed_only(blocks):
     network, images, labels = blocks
     first, again, other = (scored(network, images, labels, "random", seed=seed)[1].scores()[1] for seed in (1, 1, 2))

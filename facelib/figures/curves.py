@@ -245,7 +245,7 @@ class TemplateCurve:
         Raises ValueError as `PruningCurve.from_table`, and when there is one template size only.
         """
         _, network, criterion = pruned_rows(curve)
-        rows = curve[(curve["metric"] == "eer") & curve["stage"].isin(["pruned", "fine-tuned"]) & (curve["pair"] != "any-any")]
+        rows = curve[(curve["metric"] == "eer") & curve["stage"].isin(["pruned", "fine-tuned"]) & (curve["protocol"] == "pose_pairs")]
         sizes = rows.groupby(["stage", "step"])["template_size"].transform("nunique")
         rows = rows[sizes == sizes.max()]
         if len(rows) == 0 or sizes.max() == 1:
@@ -316,8 +316,8 @@ class Arms:
         """curve: arms/curve.csv of one network. Raises ValueError when columns or rows are missing."""
         check_table(curve, CURVE, "curve of the arms")
         network = the_only(curve, "network", "curve of the arms")
-        rows = curve[(curve["metric"] == "eer") & (curve["pair"] != "any-any")]
-        check_table(rows, CURVE, "curve of the arms with poses")
+        rows = curve[(curve["metric"] == "eer") & (curve["protocol"] == "pose_pairs")]
+        check_table(rows, CURVE, "curve of the arms, protocol pose_pairs")
         rows = rows.assign(arm=rows["criterion"].mask(rows["stage"] == "control", "control"))
         points = rows.groupby(["template_size", "arm", "seed", "step"], as_index=False)[["filters_removed_pct", "value"]].mean()
         control = points["arm"] == "control"

@@ -37,7 +37,7 @@ def figures_of(curve: pd.DataFrame, layers: pd.DataFrame, study: StudyTables | N
         of_criterion = layers[layers["criterion"] == criterion]
         pruned = rows[rows["stage"] == "pruned"]
         found = {metric: PruningCurve.from_table(rows, metric) for metric in pruned["metric"].unique()}
-        if pruned.loc[(pruned["metric"] == "eer") & (pruned["pair"] != "any-any"), "template_size"].nunique() > 2:
+        if pruned.loc[(pruned["metric"] == "eer") & (pruned["protocol"] == "pose_pairs"), "template_size"].nunique() > 2:
             found["templates"] = TemplateCurve.from_table(rows)
         found["size"] = SizeCurve.from_table(rows)
         found["filters_left"] = FiltersLeft.from_table(of_criterion)

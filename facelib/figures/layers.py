@@ -79,7 +79,8 @@ class WidthsBeforeAfter:
 
     @classmethod
     def from_table(cls, layers: pd.DataFrame, near_pct: float = 40) -> WidthsBeforeAfter:
-        """layers: rows of one network and criterion; drawn is the step nearest to `near_pct` of all filters removed.
+        """layers: rows of one network and criterion; drawn is the step nearest to `near_pct` of all filters removed, of those
+        that removed any.
 
         Raises as `layers.filters_left`.
         """
@@ -139,11 +140,13 @@ class WidthLoss:
 
     @classmethod
     def from_table(cls, layers: pd.DataFrame, near_pct: float = 20) -> WidthLoss:
-        """layers: rows of one network and criterion; drawn is the step nearest to `near_pct` of all filters removed.
+        """layers: rows of one network and criterion; drawn is the step nearest to `near_pct` of all filters removed, of those
+        that removed any.
 
         Raises ValueError as `layers.width_effect`.
         """
-        step = (removed_pct(filters_left(layers)) - near_pct).abs().idxmin()
+        removed = removed_pct(filters_left(layers))
+        step = (removed[removed > 0] - near_pct).abs().idxmin()
         return cls(width_effect(layers, step), layers["network"].iloc[0], layers["criterion"].iloc[0])
 
     @property

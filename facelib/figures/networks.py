@@ -173,7 +173,7 @@ class ErrorAgainstSize:
         tables = []
         for study in studies:
             rows = _main(study)
-            rows = rows[(rows["metric"] == "eer") & rows["stage"].isin(EVALUATED) & (rows["pair"] != "any-any")]
+            rows = rows[(rows["metric"] == "eer") & rows["stage"].isin(EVALUATED) & (rows["protocol"] == "pose_pairs")]
             steps = rows[rows["stage"] == "pruned"].groupby("template_size")["step"].nunique()
             rows = rows[rows["template_size"].isin(steps.index[steps == steps.max()])]
             table = rows.groupby(["network", "stage", "step", "template_size"], as_index=False)[

@@ -30,6 +30,8 @@ from facelib.layers import check_table, the_only
 from facelib.results import DET, SCORES
 from facelib.verification import det_curve
 
+LINES = {"pruned": "-", "fine-tuned": "--", "from-scratch": ":"}  # of the stages
+
 
 @dataclass
 class _ErrorCurve:
@@ -133,7 +135,8 @@ class DetCurves:
         counts = self.points.drop_duplicates("line")
         comparisons = "; ".join(f"{row.line} {row.genuine:,} and {row.impostor:,}" for row in counts.itertuples())
         return (f"FRR against FAR (%, normal deviate axes) of {self.network}, {size_title(self.template_size).lower()}, with shares of its "
-                f"filters removed by {self.criterion}. Solid: pruned; dashed: fine-tuned; the grey diagonal is where they are equal. "
+                f"filters removed by {self.criterion}. Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from "
+                "scratch; the grey diagonal is where they are equal. "
                 f"Genuine and impostor comparisons: {comparisons}. No intervals are drawn.")
 
     def plot(self, width: float = TWO_COLUMNS) -> DetCurves:
@@ -146,11 +149,11 @@ class DetCurves:
             for place, (axes, name) in enumerate(zip(self.axes_, names)):
                 _deviate_axes(axes)
                 for (step, stage), curve in self.points[self.points["line"] == name].groupby(["step", "stage"]):
-                    look = {"color": MARKS[steps.index(step) % len(MARKS)][0], "linestyle": "--" if stage == "fine-tuned" else "-"}
+                    look = {"color": MARKS[steps.index(step) % len(MARKS)][0], "linestyle": LINES[stage]}
                     curve = curve.sort_values(["far", "frr"], ascending=[False, True])
                     [self.lines_[name, stage, step]] = axes.plot(curve["far"], curve["frr"], drawstyle="steps-pre", **look)
                     label = f"{curve['filters_removed_pct'].iloc[0]:.0f} % removed" + f", {stage}" * (stage != "pruned")
-                    handles.setdefault((stage != "pruned", step), Line2D([], [], label=label, **look))
+                    handles.setdefault((list(LINES).index(stage), step), Line2D([], [], label=label, **look))
                 axes.set_title(name, fontweight="bold")
                 if lowest_of_column(place, len(names), columns):
                     axes.set_xlabel("FAR (%)")
