@@ -72,7 +72,7 @@ def tables(network="squeezenet", widths=WIDTHS, steps=range(0, 61, 2), chosen=(0
         for stage, loss in stages:
             curve += rows("taylor_weight", 0, stage, step, removed, sizes, loss, close)
             layers += layer_rows("taylor_weight", 0, stage, step, removed, 0.7)
-            if close and stage != "from-scratch":
+            if close:
                 for size in (1, 5):
                     for place, pair in enumerate(pairs):
                         frr = 1 / (1 + (far / (0.01 * (1 + place) * (1 + loss) / size)) ** 0.6)
@@ -94,8 +94,8 @@ def tables(network="squeezenet", widths=WIDTHS, steps=range(0, 61, 2), chosen=(0
             impostor = np.exp(-((middle - 0.05) / 0.12) ** 2 / 2)
             scores += [dict(zip(SCORES, (network, "pose_pairs", pair, size, low, high, round(1e4 * g), round(1e5 * i))))
                        for low, high, g, i in zip(edges, edges[1:], genuine, impostor)]
-    return {"curve": pd.DataFrame(curve)[CURVE], "layers": pd.DataFrame(layers)[[*LAYERS, "coupling"]], "arms": pd.DataFrame(arms)[CURVE],
-            "arms_layers": pd.DataFrame(arms_layers)[[*LAYERS, "coupling"]], "det": pd.DataFrame(det)[DET], "scores": pd.DataFrame(scores)}
+    return {"curve": pd.DataFrame(curve)[CURVE], "layers": pd.DataFrame(layers)[LAYERS], "arms": pd.DataFrame(arms)[CURVE],
+            "arms_layers": pd.DataFrame(arms_layers)[LAYERS], "det": pd.DataFrame(det)[DET], "scores": pd.DataFrame(scores)}
 
 
 def write(folder: Path, **options) -> dict[str, pd.DataFrame]:

@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.special import ndtri
 
-from facelib import figures
+from facelib import comparison, figures
+from facelib.results import load_studies
 from facelib.verification import det_curve, frr_at_far
 
 ROOT = Path(__file__).parents[1]
@@ -400,3 +401,30 @@ def test_a_det_band_is_drawn_around_its_rates():
                                  *(band[name].to_numpy() for name in ("ci_low", "ci_high"))).plot()
     assert display.line_.get_ydata().tolist() == band["frr"].tolist() and len(display.axes_.collections) == 1
     assert "Band: 95 % interval" in display.caption
+
+
+def test_faces_without_poses_have_every_figure(tmp_path):
+    """One folder of images per subject, the README's first layout: the only pair of poses is any-any."""
+    for network in ("squeezenet", "mobilenetv2"):
+        made_up.write(tmp_path, network=network, pairs=("any-any",), steps=range(0, 61, 20))
+    studies = list(load_studies(tmp_path).values())
+    assert {"arms", "templates", "eer", "det"} <= figures.figures_of(studies[0].curve, studies[0].layers, studies[0]).keys()
+    assert {"eer", "eer_against_size"} <= figures.figures_of_networks(studies).keys()
+    figures.draw(tmp_path / "squeezenet")
+    assert (tmp_path / "squeezenet" / "figures" / "arms.pdf").is_file()
+    comparison.write(comparison.compare(studies), tmp_path / "comparison")
+    assert "20 % of the filters can go" in (tmp_path / "comparison" / "claims.md").read_text()
+
+
+def test_det_curves_of_every_stage_have_a_line_and_a_word_of_their_own(tmp_path):
+    det = made_up.write(tmp_path, steps=range(0, 61, 20))["det"]
+    drawn_curves = figures.DetCurves.from_table(det, 1).plot()
+    looks = {stage: {line.get_linestyle() for (_, of_line, _), line in drawn_curves.lines_.items() if of_line == stage}
+             for stage in ("pruned", "fine-tuned", "from-scratch")}
+    assert all(len(look) == 1 for look in looks.values()) and len(set.union(*looks.values())) == 3
+    legend = {text.get_text() for text in drawn_curves.figure_.legends[0].get_texts()}
+    assert {"40 % removed", "40 % removed, fine-tuned", "40 % removed, from-scratch"} <= legend
+
+
+def test_width_loss_is_never_drawn_of_the_unpruned_network():
+    assert figures.WidthLoss.from_table(layers_of([[64, 16, 120], [20, 10, 40]])).effect.removed_pct > 0  # 0 % is nearer to 20 %
