@@ -72,7 +72,8 @@ def magnitude(filters: Filters) -> Tensor:
 
 
 def random(filters: Filters) -> Tensor:
-    """Uniform random numbers: what any criterion has to beat; that of a group's first filter is the group's. The same ones whether or not dead filters stand between."""
+    """Uniform random numbers: what any criterion has to beat; that of a group's first filter is the group's. The same ones
+    whether or not dead filters stand between."""
     weight = filters.convolution.weight
     scores = torch.zeros(len(weight))
     scores[filters.live] = torch.rand(len(scores[filters.live]), generator=filters.random)

@@ -130,7 +130,8 @@ def commit() -> str | None:
 def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...] = (0, 10, 20, 30, 40, 50, 60)) -> pd.DataFrame:
     """A metric in percent, with its interval, at the evaluated steps nearest to `removed` percent of the filters.
 
-    A column for each step, as pruned, fine-tuned or control; a row with the parameters left, then one for each template size and pose pair.
+    A column for each step, as pruned, fine-tuned or control; a row with the parameters left, then one for each template
+    size and pose pair.
     Raises ValueError when the table does not hold the metric.
     """
     rows = curve[curve["metric"] == metric]

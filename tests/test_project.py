@@ -147,12 +147,18 @@ def test_the_readmes_speeds_are_those_measured():
     throughput = tables["pruning_throughput"][lambda table: table["filters_removed_pct"].between(39.9, 40.1)]
     trained, inferred = (throughput[(throughput["work"] == work) & (throughput["storage"] == "aligned")] for work in ("training", "inference"))
     aligned = schedule[schedule["storage"] == "aligned"]
-    rows = [(removal["removal_ms"], 0), (removal["torch_pruning_over_removal"], 0), (removal["torch_pruning_over_all"], 0),
-            (scoring.loc[scoring["criterion"] == "taylor_weight", "collect_pct"], 1),
-            (tables["pruning_memory"]["ratio"], 2), (trained["speedup"], 2), (inferred["speedup"], 2), (trained["promised_by_macs"], 2),
-            (aligned["share_of_masks"], 2), (aligned["promised_by_macs"], 2), (tables["loading"]["waiting_pct"], 1)]
-    for values, digits in rows:
-        assert "".join(f" | {value:.{digits}f}" for value in values) + " |" in readme
+    promise = "... as multiply-accumulates promise"
+    rows = [("removing 1 % of the filters (ms)", removal["removal_ms"], 0),
+            ("torch-pruning 1.6.1's step takes so many times as long", removal["torch_pruning_over_removal"], 0),
+            ("... as long as scoring, choosing and removing here", removal["torch_pruning_over_all"], 0),
+            ("`taylor_weight`'s share of a training step (%)", scoring.loc[scoring["criterion"] == "taylor_weight", "collect_pct"], 1),
+            ("peak memory of a pruning step over a training step's", tables["pruning_memory"]["ratio"], 2),
+            ("training with 40 % of the filters removed, aligned: times as fast", trained["speedup"], 2),
+            ("inference, likewise", inferred["speedup"], 2), (promise, trained["promised_by_macs"], 2),
+            ("40 steps of 1 %, aligned, over the time with masks", aligned["share_of_masks"], 2), (promise, aligned["promised_by_macs"], 2),
+            ("share of training that waits for images (%)", tables["loading"]["waiting_pct"], 1)]
+    for label, values, digits in rows:
+        assert f"| {label}" + "".join(f" | {value:.{digits}f}" for value in values) + " |" in readme
     seconds, covered = tables["verification"]["seconds"], 100 * tables["coverage"]["covered"]
     for text in (f"{seconds[0]:.0f} s of processor time", f"{seconds[2]:.1f} s, where", f"`roc_curve` takes {seconds[3]:.0f} s",
                  f"{covered.min():.0f} to {covered.max():.0f} %"):
