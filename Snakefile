@@ -150,7 +150,7 @@ rule baseline:
     output: done=MARKER + "baseline.done"
     params: record=lambda wildcards: record(wildcards.book, AFTER_TRAINING), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
-    priority: 2  # most waits for it; next, the longest part; the arms fill what is left
+    priority: 2  # most waits for it; next, the longest part; the arms fill what is left, and notebooks, all alike, come last
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments:q} && " + DONE
 
@@ -181,6 +181,7 @@ rule network:
     output: notebook=EXECUTED + "{book}.ipynb", done=MARKER + "executed.done"
     params: record=lambda wildcards: record(wildcards.book), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
+    priority: -1
     resources: mem_mb=8_000, runtime="4h"
     shell: "{PYTHON:q} -m facelib.batch {input.notebook:q} {output.notebook:q} {params.arguments:q} && " + DONE
 

@@ -88,19 +88,10 @@ def now() -> float:
     return time.perf_counter()
 
 
-def by_turns(works: dict, repeats: int) -> dict:
-    """Median seconds of each piece of work, done one after the other `repeats` times after one to warm up."""
-    seconds = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            seconds[name].append(timed(work))
-    return {name: median(found[1:]) for name, found in seconds.items()}
-
-
-def in_rounds(works: dict, rounds: int, each: int = 2) -> pd.DataFrame:
-    """Median seconds of each piece of work (columns) in each round (rows), in which it is done `each` times after one
-    that brings its memory back."""
-    found = [{name: median([timed(work) for _ in range(each + 1)][1:]) for name, work in works.items()}
+def in_rounds(works: dict, rounds: int, warm_ups: int = 0, each: int = 1) -> pd.DataFrame:
+    """Median seconds of each piece of work (columns) in each round (rows) after a first one, which is left out. In a round
+    it is done `each` times, after `warm_ups` that bring its memory back."""
+    found = [{name: median([timed(work) for _ in range(warm_ups + each)][warm_ups:]) for name, work in works.items()}
              for _ in range(rounds + 1)]
     return pd.DataFrame(found[1:])
 
@@ -165,7 +156,7 @@ def scoring(name: str, repeats: int = 5) -> list[dict]:
 
     works: dict[str, Callable] = {"none": partial(step, network, optimizer, batch)}
     works |= {criterion: partial(scored, criterion) for criterion in CRITERIA}
-    seconds = by_turns(works, repeats)
+    seconds = in_rounds(works, repeats).median()
     plain, rows = seconds["none"], []
     for criterion in CRITERIA:
         collect = median(collected[criterion][1:])
@@ -193,7 +184,7 @@ def throughput(name: str, checkpoints: list[Path], rounds: int = 6) -> list[dict
                      "inference": {storage: partial(infer, network, precision)
                                    for storage, (network, *_) in stored.items()}}
             for work, by_storage in works.items():
-                seconds = in_rounds(by_storage, rounds)
+                seconds = in_rounds(by_storage, rounds, warm_ups=1, each=2)
                 for storage in ("exact", "aligned"):
                     graph = stored[storage][1]
                     speedups, promised = (seconds["unpruned"] / seconds[storage]).to_numpy(), macs / graph.macs

@@ -121,20 +121,21 @@ def verdicts(answers: pd.DataFrame) -> Comparison:
 
 
 def claims(answers: pd.DataFrame) -> Comparison:
-    """The claims, one row each, with every network's verdict and the value that it follows from. answers: `hypotheses.verdicts`."""
+    """The claims, one row each, with every network's verdict and the value that it follows from; where a claim has several
+    answers (at 10 and at 15 % removed), all of them. answers: `hypotheses.verdicts`."""
     answers, rows = hypotheses.headlines(answers), []
     largest = answers.groupby("network")["template_size"].transform("max")
     for claim, papers, name, stage, which in CLAIMS:
         found = answers[(answers["hypothesis"] + " " + answers["key"] == name) & (answers["stage"] == stage)]
         size = found["template_size"]
         right = {SINGLE: size == 1, TEMPLATES: (size == largest[found.index]) & (size > 1), "": size == 0}[which]
-        found = found[right | (size == 0)].drop_duplicates("network")  # 0: not run, or not about templates
+        found = found[right | (size == 0)]  # 0: not run, or not about templates
         rows += [{"claim": claim, "papers": papers} | row for row in
                  found[["network", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
     tidy = pd.DataFrame(rows)
     cells = tidy.assign(cell=[f"{row.verdict}: {hypotheses.statement(row)}" if pd.notna(row.value) else "not run"
                               for row in tidy.itertuples()])
-    wide = cells.pivot(index=["claim", "papers"], columns="network", values="cell")
+    wide = cells.pivot_table(index=["claim", "papers"], columns="network", values="cell", aggfunc="; ".join)
     wide = wide.loc[list(dict.fromkeys(zip(tidy["claim"], tidy["papers"]))), list(dict.fromkeys(tidy["network"]))]
     return Comparison(tidy, wide.fillna("").reset_index(), wide=tuple(["claim", *wide]))
 

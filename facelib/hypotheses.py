@@ -22,6 +22,7 @@ too wide: it leaves undecided what a paired one might decide. Where several seed
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -294,8 +295,8 @@ def _row(study, name, question, value, low, high, unit, verdict, why, stage="", 
             "template_size": template_size, "value": value, "low": low, "high": high, "unit": unit, "verdict": verdict, "why": why}
 
 
-def _missing(study, name, question, what, stage="", template_size=0) -> dict:
-    return _row(study, name, question, *[np.nan] * 3, "", UNDECIDED, f"not run: {what}", stage, template_size=template_size)
+def _missing(study, name, question, what, stage="") -> dict:
+    return _row(study, name, question, *[np.nan] * 3, "", UNDECIDED, f"not run: {what}", stage)
 
 
 def least_eer(study: StudyTables) -> float:
@@ -551,9 +552,7 @@ def _resampled_difference(width, removed, other, resamples: int, seed: int = 0) 
     """95 % interval of the difference of two rhos with width, over resamples of the layers."""
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(width), size=(resamples, len(width)))
-    ranks = [stats.rankdata(values[chosen], axis=1) for values in (width, removed, other)]
-    ranks = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
-    x, *ys = ranks
-    with np.errstate(invalid="ignore"):
-        rhos = [(x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)) for y in ys]
+    with warnings.catch_warnings():  # a resample may hold one width alone: NaN
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        rhos = [stats.spearmanrho(width[chosen], share[chosen], axis=1).statistic for share in (removed, other)]
     return tuple(np.nanquantile(rhos[0] - rhos[1], [0.025, 0.975]))

@@ -6,13 +6,14 @@ What Molchanov et al. measured (2017, section 3.1; 2019, section 4.1), on a netw
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
+from scipy.stats import ConstantInputWarning, spearmanrho
 from torch import Tensor, nn
 
 from facelib.channels import ChannelGraph
@@ -122,7 +123,6 @@ def correlations(scores: pd.DataFrame, changes: pd.Series, layers: pd.Series, re
 
 def _rho(pairs: np.ndarray) -> np.ndarray:
     """Spearman's rho along the last axis of pairs (2, ..., groups); NaN where one of both is constant."""
-    one, other = rankdata(pairs, axis=-1)
-    one, other = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (one, other))
-    with np.errstate(invalid="ignore"):
-        return (one * other).sum(axis=-1) / np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return spearmanrho(*pairs, axis=-1).statistic

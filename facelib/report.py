@@ -251,7 +251,7 @@ class _Renderer:
 def _machine(manifest: dict) -> dict[str, str]:
     """What a manifest says of how results came about, in words."""
     device, versions, commit = (manifest.get(key) or {} for key in ("device", "versions", "commit"))
-    parts = manifest.get("seconds") or {name: part.get("seconds", 0) for name, part in manifest.get("parts", {}).items()}
+    parts = {name: part.get("seconds", 0) for name, part in manifest.get("parts", {}).items()}
     words = {"commit": f"{commit[:12]}{'-dirty' * commit.endswith('-dirty')}{_date(commit)}" if commit else "",
              "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
              "machine": ", ".join(str(part) for part in (device.get("gpu"), device.get("processor"),
