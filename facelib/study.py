@@ -272,11 +272,13 @@ class Study:
 
     def verifier(self, run: results.Run, chosen_steps: Iterable[int] = ()) -> Evaluate:
         """What gives a network's rows of the curve: its error rates, with intervals over subjects. The EERs of the resamples stay
-        in the run's folder, for differences between any two networks."""
+        in the run's folder, for differences between any two networks, and so do the DET curves at the chosen steps."""
 
         def verify(network: FaceNetwork, stage: str, step: int) -> pd.DataFrame:
             found = self.measure(network, step in chosen_steps)
             differences.keep(run.folder, stage, step, found)
+            if step in chosen_steps:
+                results.write_table(self._det_of(found), None, _det_file(run, stage, step))
             return pd.concat([one.table() for one in found], ignore_index=True)
 
         return verify
@@ -335,10 +337,7 @@ class Study:
             results.write_table(controls.curve, results.CURVE, self.folder / "arms" / "curve.csv")
             results.write_table(controls.layers, results.LAYERS, self.folder / "arms" / "layers.csv")
         results.write_table(self._differences(tables, arms), results.DIFFERENCES, self.folder / "differences.csv")
-        det = self.run.folder / "det.csv"
-        if not det.exists():
-            results.write_table(self._det(), None, det)
-        results.write_table(results.read_table(det), None, self.folder / "det.csv")
+        results.write_table(self._det(tables.curve), None, self.folder / "det.csv")
         self._save_manifest()
         return tables
 
@@ -377,26 +376,23 @@ class Study:
             "validation accuracy": {"guessing": f"{100 / subjects:.1f} %", "this network": f"{100 * best['validation_accuracy']:.1f} %"},
             first: {"guessing": "50 %", "this network": f"{100 * verification.equal_error_rate(genuine, impostor):.1f} %"}}).T
 
-    def _det(self) -> pd.DataFrame:
-        """DET curves of the networks at the chosen steps, in every stage, on every protocol."""
+    def _det_of(self, found: list[verification.Measurement]) -> pd.DataFrame:
+        """A network's DET curves on the pose pairs of the test faces."""
         curves = []
-        chosen, protocols, _ = next(iter(self._protocols(closely=False)))
-        for path in [self.run.folder / f"{stage}-{step:03d}.safetensors" for step in sorted(self.chosen_steps)
-                     for stage in ("pruned", "fine-tuned", "from-scratch")]:
-            if not path.exists():  # the unpruned network need not be fine-tuned
-                continue
-            network, graph = pruning.load(path)
-            found = networks.descriptors(network.to(training.device()), chosen)
-            stage, step = path.stem.rsplit("-", 1)
-            about = {"network": self.network, "criterion": self.criterion, "seed": self.seed, "stage": stage, "step": int(step),
-                     "filters_removed_pct": pruning.size_columns(network, graph)["filters_removed_pct"]}
-            for protocol in protocols:
-                genuine, impostor = verification.protocol_scores(protocol, found)
-                far, frr = verification.thinned(*verification.det_curve(genuine, impostor)[:2])
-                curves.append(pd.DataFrame(about | {
-                    "protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size, "far": far,
-                    "frr": frr, "genuine": genuine.size, "impostor": impostor.size}))
+        for one in found:
+            if isinstance(one.protocol, verification.Protocol) and one.protocol.template_size in self.template_sizes:
+                far, frr = verification.thinned(*one.curve)
+                curves.append(pd.DataFrame({
+                    "protocol": one.protocol.name, "pair": one.protocol.pair, "template_size": one.protocol.template_size, "far": far,
+                    "frr": frr, "genuine": one.genuine, "impostor": one.impostor}))
         return pd.concat(curves, ignore_index=True)
+
+    def _det(self, curve: pd.DataFrame) -> pd.DataFrame:
+        """DET curves of the networks at the chosen steps, in every stage: those that were kept when their rows of `curve` were made."""
+        about = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct"]
+        chosen = curve.loc[curve["step"].isin(self.chosen_steps), about].drop_duplicates().sort_values("step", kind="stable")
+        return pd.concat([pd.DataFrame([network]).merge(results.read_table(_det_file(self.run, network["stage"], network["step"])), how="cross")
+                          for network in chosen.to_dict("records")], ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
         """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, seed by seed; of
@@ -439,6 +435,10 @@ class Study:
         elif part != "baseline":
             _, name, seed = part.split(":")
             self.arm(network, name, int(seed))
+
+
+def _det_file(run: results.Run, stage: str, step: int) -> Path:
+    return run.folder / f"det-{stage}-{step:03d}.csv"
 
 
 def together(tables: list[Tables]) -> Tables:
