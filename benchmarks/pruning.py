@@ -1,6 +1,7 @@
-"""Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--checkpoints FILE ...]
+"""Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--checkpoints FILE ...] [--threads N]
 
-Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv. Sizes are those of the
+Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv; with --threads, which for
+1 measures what `make study` does on two cores, two parts at once, pruning_PART_threads_N.csv. Sizes are those of the
 study: SqueezeNet at 113 x 113 and stem stride 1, MobileNetV2 and ResNet50 at stride 2. Faces are random numbers.
 
 removal     1 % of the filters removed, momentum included, against the step of torch-pruning's pruner on the same
@@ -333,8 +334,9 @@ def resident() -> float:
 PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, schedule, memory)}
 
 
-def main(parts: list[str], names: list[str], checkpoints: list[Path]) -> None:
+def main(parts: list[str], names: list[str], checkpoints: list[Path], threads: int | None) -> None:
     keep_freed_memory()
+    torch.set_num_threads(threads or torch.get_num_threads())
     print(f"{torch.get_num_threads()} threads, {device()}")
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
@@ -345,7 +347,7 @@ def main(parts: list[str], names: list[str], checkpoints: list[Path]) -> None:
         table = pd.DataFrame(rows)
         numbers = table.select_dtypes(np.floating).columns
         table[numbers] = table[numbers].round(3)
-        table.to_csv(folder / f"pruning_{part}.csv", index=False)
+        table.to_csv(folder / f"pruning_{part}{f'_threads_{threads}' if threads else ''}.csv", index=False)
         print(f"\n{part}\n{table.to_string(index=False)}")
 
 
@@ -355,7 +357,8 @@ if __name__ == "__main__":
     parser.add_argument("--networks", nargs="+", default=list(STEM_STRIDES), choices=list(STEM_STRIDES), metavar="NAME")
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[],
                         help="of pruned networks, for throughput and profile")
+    parser.add_argument("--threads", type=int, metavar="N", help="as many as torch takes, by default")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"a part is one of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
-    main(given.parts or list(PARTS), given.networks, given.checkpoints)
+    main(given.parts or list(PARTS), given.networks, given.checkpoints, given.threads)

@@ -86,7 +86,7 @@ def write_table(table: pd.DataFrame, columns: list[str] | None, path: Path) -> N
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, float_precision="round_trip")
+    return pd.read_csv(path)
 
 
 def manifest(config: dict, parts: dict[str, dict], **more) -> dict:

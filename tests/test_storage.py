@@ -2,10 +2,14 @@
 
 import os
 
+import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from facelib.results import read_table, write_table
 from facelib.storage import CheckpointError, load_checkpoint, prefixed, replacing, save_checkpoint, under
 
 
@@ -16,6 +20,13 @@ def test_checkpoint_round_trip(tmp_path):
     assert metadata == {"step": 3, "value": 0.1}
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert under("a", prefixed("a", {"b": tensors["c"]}))["b"] is tensors["c"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.floats(allow_nan=False), min_size=1))
+def test_tables_keep_every_digit(tmp_path, numbers):
+    write_table(pd.DataFrame({"value": numbers}), None, tmp_path / "table.csv")
+    assert read_table(tmp_path / "table.csv")["value"].tolist() == numbers
 
 
 def test_interrupted_writing_leaves_what_was_there(tmp_path):
