@@ -28,6 +28,7 @@ DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "
 DIFFERENCES = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "other_criterion", "other_seed", "other_stage",
                "other_step", "protocol", "pair", "template_size", "value", "ci_low", "ci_high"]
 EVERY_PAIR = "all pose pairs"  # in place of one, where the mean over them stands
+TEST_FACES = "test faces"  # what they are called where no poses are known
 SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
 NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 
@@ -178,8 +179,9 @@ def row_name(pair: str, template_size: int) -> str:
 
 
 def line_name(protocol: str, pair: str, template_size: int) -> str:
-    """Of a line of the curve: its pose pair, or its protocol where poses are unknown."""
-    return row_name(protocol if pair == "any-any" and protocol != "pose_pairs" else pair, template_size)
+    """Of a line of the curve: its pose pair; where poses are unknown, its protocol, or that it is of the test faces."""
+    name = pair if pair != "any-any" else TEST_FACES if protocol == "pose_pairs" else protocol
+    return row_name(name, template_size)
 
 
 def size_name(template_size: int) -> str:

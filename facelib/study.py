@@ -370,7 +370,7 @@ class Study:
         chosen, protocols, _ = next(iter(self._protocols(closely=False)))
         genuine, impostor = verification.protocol_scores(protocols[0], networks.descriptors(network, chosen))
         subjects = network.config["subjects"]
-        first = f"EER of strangers, {results.row_name(protocols[0].pair, protocols[0].template_size)}"
+        first = f"EER of strangers, {results.line_name(protocols[0].name, protocols[0].pair, protocols[0].template_size)}"
         return pd.DataFrame({
             "validation loss": {"guessing": f"{math.log(subjects):.2f}", "this network": f"{best['validation_loss']:.2f}"},
             "validation accuracy": {"guessing": f"{100 / subjects:.1f} %", "this network": f"{100 * best['validation_accuracy']:.1f} %"},

@@ -414,6 +414,9 @@ def test_faces_without_poses_have_every_figure(tmp_path):
     assert (tmp_path / "squeezenet" / "figures" / "arms.pdf").is_file()
     comparison.write(comparison.compare(studies), tmp_path / "comparison")
     assert "20 % of the filters can go" in (tmp_path / "comparison" / "claims.md").read_text()
+    assert "test faces, single images" in (tmp_path / "comparison" / "summary.md").read_text()
+    legend = figures.PruningCurve.from_table(studies[0].curve).plot().figure_.legends[0]
+    assert "test faces" in {text.get_text() for text in legend.get_texts()}
 
 
 def test_det_curves_of_every_stage_have_a_line_and_a_word_of_their_own(tmp_path):

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from facelib.results import TEST_FACES
+
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # widths of a journal's columns, inches
 
 # Okabe and Ito's colours without yellow (too pale for a line), each with a marker of its own for greyscale.
@@ -20,7 +22,7 @@ PAIRS = ("frontal-frontal", "frontal-three-quarter", "frontal-profile",
          "three-quarter-three-quarter", "three-quarter-profile", "profile-profile")  # easiest first; fixes their marks
 NETWORK_MARKS = {"squeezenet": MARKS[1], "mobilenetv2": MARKS[2], "resnet50": MARKS[3]}
 NETWORK_NAMES = {"squeezenet": "SqueezeNet", "mobilenetv2": "MobileNetV2", "resnet50": "ResNet50"}
-PROTOCOLS = {"view2": "LFW View 2"}
+PROTOCOLS = {"view2": "LFW View 2", "pose_pairs": TEST_FACES}
 POSES = ("frontal", "three-quarter", "profile")
 SHARES = "cividis_r"  # of a whole, 0 pale, 1 dark; even steps in greyscale and to colour-blind readers
 INTERVAL = "95 % interval over subjects (their resampling)"
