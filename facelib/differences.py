@@ -63,6 +63,7 @@ def less(one: Verified, other: Verified, people: dict[tuple, int], protocol: str
     values = [of.rows[of.rows["metric"] == "eer"].set_index(LINE)["value"] for of in (one, other)]
     draws = [_draws(of) for of in (one, other)]
     lines = [line for line in values[0].index if line in values[1].index]
+    genuine = one.rows[one.rows["metric"] == "eer"].set_index(LINE)["genuine"]
     groups = [[line] for line in lines]
     if protocol:
         groups += [[line for line in lines if line[0] == protocol and line[2] == size]
@@ -71,7 +72,7 @@ def less(one: Verified, other: Verified, people: dict[tuple, int], protocol: str
     for number, group in enumerate(groups):
         low, high = verification.interval_of_difference(
             *[_mean([of[line] for line in group]) for of in values], *[_mean([of.get(line, np.empty(0)) for line in group]) for of in draws],
-            people=min(people[line] for line in group))
+            people=min(people[line] for line in group), genuine=sum(genuine[line] for line in group))
         name, pair, size = group[0]
         rows.append({"protocol": name, "pair": pair if number < len(lines) else results.EVERY_PAIR, "template_size": size,
                      "value": _mean([values[0][line] - values[1][line] for line in group]), "ci_low": low, "ci_high": high})

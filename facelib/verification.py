@@ -537,21 +537,23 @@ def compare(protocol: Protocol | PairProtocol, descriptors_a: np.ndarray, descri
     return a.minus(b, confidence)
 
 
-def interval_of_difference(value_a: float, value_b: float, draws_a: np.ndarray, draws_b: np.ndarray, people: int,
+def interval_of_difference(value_a: float, value_b: float, draws_a: np.ndarray, draws_b: np.ndarray, people: int, genuine: int,
                            confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a's error rate less b's, measured on the same comparisons; rates may be means over protocols.
 
     draws_a, draws_b: the rates in the same resamples of subjects (`Measurement.draws`). people: subjects with a genuine
-    comparison. The variance over resamples says on which share of so many independent trials the two differ, and the
+    comparison. genuine: genuine comparisons, of all the protocols of a mean. The variance over resamples says on which share of so many independent trials the two differ, and the
     interval is that of Agresti and Min for a difference of paired proportions (Statistics in Medicine 24, 2005): quantiles
     of resamples would shrink to nothing where both make few errors. The trials are those that the rates themselves are worth,
-    one for each of `people` at least. NaN where there are no draws, or not as many of both.
+    one for each of `people` at least, one for each genuine comparison at most: resamples of few errors vary less than other
+    people would. NaN where there are no draws, or not as many of both.
     """
     if len(draws_a) != len(draws_b) or np.count_nonzero(known := np.isfinite(draws_a) & np.isfinite(draws_b)) < 2:
         return UNKNOWN
     draws_a, draws_b = draws_a[known], draws_b[known]
     difference = value_a - value_b
     trials = max(people, *(_trials(value, draws, people) for value, draws in ((value_a, draws_a), (value_b, draws_b))))
+    trials = min(trials, genuine)
     differing = trials * (draws_a - draws_b).var(ddof=1) + difference**2
     centre, differing = difference * trials / (trials + 2), (differing * trials + 1) / (trials + 2)
     half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(differing - centre**2, 0) / (trials + 2))
@@ -608,7 +610,7 @@ class Measurement:
         if metric == "accuracy":
             return _t_interval(self.folds - other.folds, confidence)
         return interval_of_difference(self.values[metric], other.values[metric], self.draws(metric), other.draws(metric),
-                                      people_compared(self.protocol), confidence)
+                                      people_compared(self.protocol), self.genuine, confidence)
 
     def draws(self, metric: str) -> np.ndarray:
         """The metric in every resample of subjects, (resamples,): NaN in those that lack a kind of comparison, none where

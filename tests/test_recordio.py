@@ -179,3 +179,11 @@ def test_what_mxnet_wrote(real_faces):
     assert faces.subject_names == [f"{number:07d}" for number in range(20)]
     assert {faces[number][0].size for number in range(0, 300, 30)} == {(112, 112)}
     assert faces.encoded(299)[:3] == b"\xff\xd8\xff"
+
+
+def test_a_damaged_first_record_is_named_with_its_file(tmp_path):
+    write(tmp_path, insightface_set([0, 0, 1, 1]), "2,8,8")
+    whole = (tmp_path / "train.rec").read_bytes()
+    (tmp_path / "train.rec").write_bytes(b"none" + whole[4:])
+    with pytest.raises(FaceError, match=r"train\.rec: no record of a RecordIO file at byte 0"):
+        load("recordio", tmp_path)

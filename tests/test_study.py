@@ -137,7 +137,8 @@ def test_differences_are_paired_and_of_the_mean_over_pose_pairs(computed):
     draws = [np.mean([one.draws("eer") for one in side], axis=0) for side in measured]
     assert row["value"] == pytest.approx(rates[0] - rates[1])
     people = len(study.test.subject_names)
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(verification.interval_of_difference(*rates, *draws, people))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(verification.interval_of_difference(*rates, *draws, people,
+                                                                                                   sum(one.genuine for one in measured[0])))
 
 
 def test_controls_of_another_execution_do_not_stay(tmp_path):

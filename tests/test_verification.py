@@ -666,20 +666,24 @@ def test_interval_of_difference_by_hand():
     """Agresti and Min: with no trial of n on which they differ, one in n + 2 is put in, half to either side."""
     draws = np.zeros(100)
     half = stats.norm.ppf(0.975) * np.sqrt(1 / 82 / 82)
-    assert interval_of_difference(0.0, 0.0, draws, draws, 80) == pytest.approx((-half, half))
-    assert interval_of_difference(0.0, 0.0, draws, draws, 8)[1] > 2 * half, "fewer people say less"
-    assert np.isnan(interval_of_difference(0.0, 0.0, draws, draws[:-1], 80)).all()
-    assert np.isnan(interval_of_difference(0.0, 0.0, draws[:0], draws[:0], 80)).all()
+    assert interval_of_difference(0.0, 0.0, draws, draws, 80, 80) == pytest.approx((-half, half))
+    assert interval_of_difference(0.0, 0.0, draws, draws, 8, 80)[1] > 2 * half, "fewer people say less"
+    assert np.isnan(interval_of_difference(0.0, 0.0, draws, draws[:-1], 80, 80)).all()
+    assert np.isnan(interval_of_difference(0.0, 0.0, draws[:0], draws[:0], 80, 80)).all()
+    # resamples with few errors vary little: however little, they are no more trials than there are comparisons
+    few = np.array([0.002, 0.001] * 50)
+    low, high = interval_of_difference(0.001, 0.0, few, few, 30, 30)
+    assert high - low > 1.96 / 32 > 10 * (few.max() - few.min())
     # errors enough: the normal interval of the resampled differences
     random = np.random.default_rng(0)
     a = 0.3 + 0.0005 * random.normal(size=5000)
     b = a - 0.1 + 0.0003 * random.normal(size=5000)
-    low, high = interval_of_difference(0.3, 0.2, a, b, 100)
+    low, high = interval_of_difference(0.3, 0.2, a, b, 100, 10**7)
     assert (low, high) == pytest.approx((0.1 - 1.96 * 0.0003, 0.1 + 1.96 * 0.0003), abs=2e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("eers", [(0.005, 0.015), (0.01, 0.03), (0.05, 0.08), (0.02, 0.02)])
+@pytest.mark.parametrize("eers", [(0.005, 0.015), *(pytest.param(eers, marks=pytest.mark.slow) for eers in (
+    (0.01, 0.03), (0.05, 0.08), (0.02, 0.02)))])
 def test_intervals_of_differences_hold_the_truth(eers):
     """Of networks whose scores are independent, on 30 people with 2 images: above all where errors are few."""
     coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
@@ -696,7 +700,7 @@ def test_resamples_that_lack_a_comparison_keep_their_place():
     assert {len(draws) for draws in by_pair.values()} == {300}
     assert np.isfinite(by_pair["frontal-frontal"]).all() and 0 < np.isnan(by_pair["profile-profile"]).sum() < 300
     mean = (by_pair["frontal-frontal"] + by_pair["profile-profile"]) / 2
-    assert np.isfinite(interval_of_difference(0.2, 0.1, mean, by_pair["frontal-frontal"], 2)).all()
+    assert np.isfinite(interval_of_difference(0.2, 0.1, mean, by_pair["frontal-frontal"], 2, 6)).all()
 
 
 def test_people_compared_are_those_with_a_genuine_comparison():

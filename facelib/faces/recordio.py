@@ -114,7 +114,10 @@ def image_keys(path: Path, offsets: pd.Series) -> pd.Series:
     if 0 not in offsets.index:
         return offsets
     with open(path, "rb") as file:
-        labels, image = unpacked(read_record(file, int(offsets[0])))
+        try:
+            labels, image = unpacked(read_record(file, int(offsets[0])))
+        except FaceError as error:
+            raise FaceError(f"{path}: {error}, where its index has record 0; copy both files again") from error
     if image:
         return offsets
     if len(labels) != 2 or not 1 < labels[0] <= labels[1] < np.inf:
