@@ -3,7 +3,8 @@
 Scores are drawn from a model whose error rates are known, people and images anew each time. Every person shifts their
 genuine scores (some are hard to recognise) and their impostor scores (some resemble everybody), the two with opposite
 signs; every image shifts its own; so comparisons that share a person or an image are not independent. All shifts are
-normal, hence the scores too, and the true rates have a closed form. Writes results/benchmarks/coverage.csv.
+normal, hence the scores too, and the true rates have a closed form. Writes results/benchmarks/coverage.csv, and of differences
+of two networks' rates coverage_differences.csv.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ CASES = pd.DataFrame([(80, 2, 0.1, 0.01), (80, 2, 0.02, 0.01), (80, 2, 0.005, 0.
                      columns=["people", "images", "eer", "far"])
 
 
-DIFFERENCES = [(80, 2, (0.1, 0.12)), (80, 2, (0.02, 0.03)), (80, 2, (0.005, 0.015)), (30, 2, (0.005, 0.03)), (80, 2, (0.02, 0.02))]
+DIFFERENCES = [(80, 2, (0.1, 0.12)), (80, 2, (0.02, 0.03)), (80, 2, (0.005, 0.015)), (30, 2, (0.005, 0.03)), (80, 2, (0.02, 0.02)),
+               (30, 5, (0.03, 0.05)), (60, 6, (0.1, 0.12))]
 
 
 def spreads() -> tuple[float, float]:
@@ -103,9 +105,10 @@ def coverage_of_difference(people: int, images: int, eers: tuple[float, float], 
 
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 500
-    found = pd.concat([coverage(*case, repeats) for case in CASES.astype(object).itertuples(index=False)]
-                      + [coverage_of_difference(*case, repeats) for case in DIFFERENCES])
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
-    found.round(5).to_csv(folder / "coverage.csv", index=False)
-    print(found.round(4).to_string(index=False))
+    for name, work, cases in (("coverage_differences", coverage_of_difference, DIFFERENCES),
+                              ("coverage", coverage, CASES.astype(object).itertuples(index=False))):
+        found = pd.concat([work(*case, repeats) for case in cases])
+        found.round(5).to_csv(folder / f"{name}.csv", index=False)
+        print(found.round(4).to_string(index=False))
