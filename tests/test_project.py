@@ -162,7 +162,8 @@ def test_the_readmes_speeds_are_those_measured():
     for name, where in (("pruning_throughput", "promised {promised_by_macs:.2f}, "), ("pruning_throughput_threads_1", "on two cores, ")):
         row = tables[name].query("network == 'squeezenet' and work == 'training' and storage == 'aligned'").iloc[-1]
         assert (where + "{speedup:.2f}").format(**row) in " ".join(readme.split()) and "({ci_low:.2f} to {ci_high:.2f}".format(**row) in readme
-    seconds, covered = tables["verification"]["seconds"], 100 * tables["coverage"]["covered"]
+    seconds, covered, differing = tables["verification"]["seconds"], *(100 * tables[name]["covered"] for name in (
+        "coverage", "coverage_differences"))
     for text in (f"{seconds[0]:.0f} s of processor time", f"{seconds[2]:.1f} s, where", f"`roc_curve` takes {seconds[3]:.0f} s",
-                 f"{covered.min():.0f} to {covered.max():.0f} %"):
+                 f"{covered.min():.0f} to {covered.max():.0f} % of 500 draws", f"difference in {differing.min():.0f} to {differing.max():.0f} %"):
         assert text in readme
