@@ -1,7 +1,7 @@
 """Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--checkpoints FILE ...] [--threads N]
 
-Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv; with --threads, which for
-1 measures what `make study` does on two cores, two parts at once, pruning_PART_threads_N.csv. Sizes are those of the
+Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv; with --threads N,
+which `memory` does not heed, pruning_PART_threads_N.csv (1: what each part of `make study` has on two cores). Sizes are those of the
 study: SqueezeNet at 113 x 113 and stem stride 1, MobileNetV2 and ResNet50 at stride 2. Faces are random numbers.
 
 removal     1 % of the filters removed, momentum included, against the step of torch-pruning's pruner on the same

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -262,23 +263,18 @@ class Study:
         results.write_table(history, list(history), self.folder / "training.csv")
         return network, history
 
-    def measure(self, network: FaceNetwork, closely: bool) -> list[verification.Measurement]:
-        """Error rates of the test faces on every protocol."""
-        found = []
-        for chosen, protocols, metrics in self._protocols(closely):
-            descriptors = networks.descriptors(network, chosen)
-            found += [verification.measure(protocol, descriptors, metrics, self.resamples) for protocol in protocols]
-        return found
-
     def verifier(self, run: results.Run, chosen_steps: Iterable[int] = ()) -> Evaluate:
         """What gives a network's rows of the curve: its error rates, with intervals over subjects. The EERs of the resamples stay
         in the run's folder, for differences between any two networks, and so do the DET curves at the chosen steps."""
 
         def verify(network: FaceNetwork, stage: str, step: int) -> pd.DataFrame:
-            found = self.measure(network, step in chosen_steps)
+            closely, found = step in chosen_steps, []
+            for chosen, protocols, metrics in self._protocols(closely):
+                described = networks.descriptors(network, chosen)
+                found += [verification.measure(protocol, described, metrics, self.resamples) for protocol in protocols]
+                if closely and chosen is self.test:
+                    results.write_table(self._det_of(described), None, _det_file(run, stage, step))
             differences.keep(run.folder, stage, step, found)
-            if step in chosen_steps:
-                results.write_table(self._det_of(found), None, _det_file(run, stage, step))
             return pd.concat([one.table() for one in found], ignore_index=True)
 
         return verify
@@ -376,23 +372,31 @@ class Study:
             "validation accuracy": {"guessing": f"{100 / subjects:.1f} %", "this network": f"{100 * best['validation_accuracy']:.1f} %"},
             first: {"guessing": "50 %", "this network": f"{100 * verification.equal_error_rate(genuine, impostor):.1f} %"}}).T
 
-    def _det_of(self, found: list[verification.Measurement]) -> pd.DataFrame:
-        """A network's DET curves on the pose pairs of the test faces."""
+    def _det_of(self, described: np.ndarray) -> pd.DataFrame:
+        """DET curves on the pose pairs of the test faces, which a network described so."""
         curves = []
-        for one in found:
-            if isinstance(one.protocol, verification.Protocol) and one.protocol.template_size in self.template_sizes:
-                far, frr = verification.thinned(*one.curve)
-                curves.append(pd.DataFrame({
-                    "protocol": one.protocol.name, "pair": one.protocol.pair, "template_size": one.protocol.template_size, "far": far,
-                    "frr": frr, "genuine": one.genuine, "impostor": one.impostor}))
+        _, protocols, _ = next(iter(self._protocols(closely=False)))
+        for protocol in protocols:
+            genuine, impostor = verification.protocol_scores(protocol, described)
+            far, frr = verification.thinned(*verification.det_curve(genuine, impostor)[:2])
+            curves.append(pd.DataFrame({
+                "protocol": protocol.name, "pair": protocol.pair, "template_size": protocol.template_size, "far": far, "frr": frr,
+                "genuine": genuine.size, "impostor": impostor.size}))
         return pd.concat(curves, ignore_index=True)
 
     def _det(self, curve: pd.DataFrame) -> pd.DataFrame:
-        """DET curves of the networks at the chosen steps, in every stage: those that were kept when their rows of `curve` were made."""
+        """DET curves of the networks at the chosen steps, in every stage: those that were kept when their rows of `curve` were made,
+        and of networks that older code verified, made now."""
         about = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct"]
         chosen = curve.loc[curve["step"].isin(self.chosen_steps), about].drop_duplicates().sort_values("step", kind="stable")
-        return pd.concat([pd.DataFrame([network]).merge(results.read_table(_det_file(self.run, network["stage"], network["step"])), how="cross")
-                          for network in chosen.to_dict("records")], ignore_index=True)
+        tables = []
+        for network in chosen.to_dict("records"):
+            path = _det_file(self.run, network["stage"], network["step"])
+            if not path.exists():
+                kept, _ = pruning.load(self.run.folder / f"{network['stage']}-{network['step']:03d}.safetensors")
+                results.write_table(self._det_of(networks.descriptors(kept.to(training.device()), self.test)), None, path)
+            tables.append(pd.DataFrame([network]).merge(results.read_table(path), how="cross"))
+        return pd.concat(tables, ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
         """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, seed by seed; of

@@ -174,7 +174,7 @@ def read_or_refused(sound: Path, data) -> None:
             warnings.simplefilter("ignore")
             READ[name](sound)
     except FaceError as error:
-        assert Path(name).parts[0].split(".")[0] in str(error), "the error names the file, or its folder"
+        assert str(sound / Path(name).parts[0]) in str(error), "the error names the file, or its folder"
     finally:
         path.write_bytes(whole)
     assert not STARTED

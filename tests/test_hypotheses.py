@@ -334,7 +334,7 @@ def test_sizes_by_hand(preset):
     assert sizes["megabytes"].tolist() == pytest.approx((sizes["parameters"] * 4 / 1e6).tolist())
 
 
-def test_every_claim_has_its_one_answer_for_every_network(preset):
+def test_every_claim_is_answered_for_every_network(preset):
     answers = hypotheses.verdicts(list(load_studies(preset).values()))
     found = comparison.claims(answers)
     assert list(found.readable) == ["claim", "papers", "squeezenet", "resnet50"] and found.readable["claim"].tolist() == [

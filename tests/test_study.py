@@ -104,13 +104,26 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     found = verification.protocol_scores(protocol, networks.descriptors(network, study.test))
     far, frr, _ = verification.det_curve(*found)
     points = det[(det["stage"] == "pruned") & (det["step"] == 0) & (det["pair"] == "frontal-frontal") & (det["template_size"] == 1)]
-    assert set(zip(points["far"], points["frr"])) <= set(zip(far, frr))
+    assert list(zip(points["far"], points["frr"])) == list(zip(*verification.thinned(far, frr)))
+    for (stage, step), rows in det[(det["pair"] == "frontal-profile") & (det["template_size"] == 1)].groupby(["stage", "step"]):
+        kept, _ = pruning.load(study.run.folder / f"{stage}-{step:03d}.safetensors")
+        scores = verification.protocol_scores(verification.pose_pairs(study.test.subjects, study.test.poses, 1)[1],
+                                              networks.descriptors(kept, study.test))
+        crossing = rows.loc[(rows["far"] - rows["frr"]).abs().idxmin()]
+        assert (crossing["far"] + crossing["frr"]) / 2 == pytest.approx(verification.equal_error_rate(*scores), abs=0.06)
     assert (points["genuine"] == found[0].size).all() and (points["impostor"] == found[1].size).all()
     scores = results.read_table(study.folder / "scores.csv")
     sums = scores.groupby(["pair", "template_size"])[["genuine", "impostor"]].sum()
     assert np.allclose(sums, 1) and set(scores["template_size"]) == {1}
     rates = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "eer") & (curve["pair"] == "frontal-frontal")].set_index("template_size")
     assert rates.loc[1, "value"] == verification.equal_error_rate(*found)
+
+
+def test_det_curves_that_older_code_did_not_keep_are_made_anew(computed):
+    study, _ = computed
+    curve, saved = (results.read_table(study.folder / name) for name in ("curve.csv", "det.csv"))
+    (study.run.folder / "det-fine-tuned-002.csv").unlink()
+    pd.testing.assert_frame_equal(study._det(curve), saved, atol=0.02)
 
 
 def test_differences_are_paired_and_of_the_mean_over_pose_pairs(computed):
@@ -181,7 +194,7 @@ def test_a_second_execution_repeats_nothing(computed, monkeypatch):
     study, _ = computed
     before = (study.folder / "curve.csv").read_bytes(), study.run.parts()
     again = Study(**dataclasses.asdict(study))
-    monkeypatch.setattr(Study, "measure", lambda *_, **__: pytest.fail("verified again"))
+    monkeypatch.setattr(verification, "measure", lambda *_, **__: pytest.fail("verified again"))
     network, _ = again.trained()
     again.computed(network)
     assert ((again.folder / "curve.csv").read_bytes(), again.run.parts()) == before

@@ -673,7 +673,7 @@ def test_interval_of_difference_by_hand():
     # resamples with few errors vary little: however little, they are no more trials than there are comparisons
     few = np.array([0.002, 0.001] * 50)
     low, high = interval_of_difference(0.001, 0.0, few, few, 30, 30)
-    assert high - low > 1.96 / 32 > 10 * (few.max() - few.min())
+    assert high - low > 1.96 / 32
     # errors enough: the normal interval of the resampled differences
     random = np.random.default_rng(0)
     a = 0.3 + 0.0005 * random.normal(size=5000)
@@ -685,7 +685,7 @@ def test_interval_of_difference_by_hand():
 @pytest.mark.parametrize("eers", [(0.005, 0.015), *(pytest.param(eers, marks=pytest.mark.slow) for eers in (
     (0.01, 0.03), (0.05, 0.08), (0.02, 0.02)))])
 def test_intervals_of_differences_hold_the_truth(eers):
-    """Of networks whose scores are independent, on 30 people with 2 images: above all where errors are few."""
+    """Of networks that share half of what makes their scores, on 30 people with 2 images: above all where errors are few."""
     coverage = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
     table = coverage["coverage_of_difference"](30, 2, eers, repeats=200, resamples=200)
     assert 0.93 <= table["covered"].iloc[0] <= 1
