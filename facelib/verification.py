@@ -542,8 +542,8 @@ def interval_of_difference(value_a: float, value_b: float, draws_a: np.ndarray, 
     """Interval of a's error rate less b's, measured on the same comparisons; rates may be means over protocols.
 
     draws_a, draws_b: the rates in the same resamples of subjects (`Measurement.draws`). people: subjects with a genuine
-    comparison. genuine: genuine comparisons, of all the protocols of a mean. The variance over resamples says on which share of so many independent trials the two differ, and the
-    interval is that of Agresti and Min for a difference of paired proportions (Statistics in Medicine 24, 2005): quantiles
+    comparison. genuine: genuine comparisons, of all the protocols of a mean. The variance over resamples says on which
+    share of so many independent trials the two differ, and the interval is that of Agresti and Min for a difference of paired proportions (Statistics in Medicine 24, 2005): quantiles
     of resamples would shrink to nothing where both make few errors. The trials are those that the rates themselves are worth,
     one for each of `people` at least, one for each genuine comparison at most: resamples of few errors vary less than other
     people would. NaN where there are no draws, or not as many of both.
