@@ -1,5 +1,6 @@
 """The Snakefile: what runs, what runs again and what does not, with stand-ins for the parts that only write down their names."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facelib import batch
+from facelib import batch, study
 
 ROOT = Path(__file__).parents[1]
 
@@ -266,6 +267,7 @@ def test_what_cannot_be_run_is_refused_at_once(finished, config, change, complai
 # -------------------------------------------------------------------------------------------------------- the project's own
 
 
+@functools.cache
 def dry_run(preset, *more):
     """What Snakemake would do for a preset of the project, from nothing."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", *more, "--config", f"preset={preset}"]
@@ -296,12 +298,12 @@ def test_what_training_does_not_depend_on_are_parameters():
 
 
 @pytest.mark.parametrize("preset", ["smoke", pytest.param("laptop", marks=pytest.mark.slow)])
-def test_parts_are_those_that_the_study_names(preset):
+def test_parts_are_those_that_the_study_names(preset, monkeypatch, capsys):
     planned = dry_run(preset, "--cores", "2")
+    monkeypatch.chdir(ROOT)
     for book in networks(preset):
-        notebook, file = f"notebooks/{book}.ipynb", f"notebooks/presets/{preset}.yaml"
-        named = subprocess.run([sys.executable, "-m", "facelib.study", notebook, "parts", "-f", file], cwd=ROOT, capture_output=True,
-                               text=True, check=True).stdout.split()
+        study.main([f"notebooks/{book}.ipynb", "parts", "-f", f"notebooks/presets/{preset}.yaml"])
+        named = capsys.readouterr().out.split()
         found = set(re.findall(rf"output: runs/parts/{preset}/{book}/(\S+)\.done$", planned, re.MULTILINE))
         assert found == {part.replace(":", "-") for part in named}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image
 
 from facelib import batch, networks, pruning, results, training, verification
-from facelib.study import Study
+from facelib.study import Study, main
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "2_squeezenet.ipynb"
@@ -226,14 +224,14 @@ def test_a_step_can_be_a_number(tmp_path, unit, whole):
     assert {arm.steps for arm in study.arm_schedules.values()} == {2}
 
 
-def test_parts_are_listed_and_unknown_ones_refused(tmp_path):
-    people(tmp_path / "faces", 5, 2)
-    command = [sys.executable, "-m", "facelib.study", str(NOTEBOOK)]
+def test_parts_are_listed_and_unknown_ones_refused(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     where = ["-f", str(SMOKE), "-p", "arms", "{random: 1, taylor_weight: 2}"]
-    listed = subprocess.run([*command, "parts", *where], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    assert listed == ["baseline", "pruning", "arm:random:0", "arm:taylor_weight:0", "arm:taylor_weight:1"]
-    wrong = subprocess.run([*command, "arm:random:1", *where], capture_output=True, text=True, cwd=ROOT)
-    assert wrong.returncode == 2 and "expected one of baseline, pruning, arm:random:0" in wrong.stderr
+    main([str(NOTEBOOK), "parts", *where])
+    assert capsys.readouterr().out.split() == ["baseline", "pruning", "arm:random:0", "arm:taylor_weight:0", "arm:taylor_weight:1"]
+    with pytest.raises(SystemExit) as stopped:
+        main([str(NOTEBOOK), "arm:random:1", *where])
+    assert stopped.value.code == 2 and "expected one of baseline, pruning, arm:random:0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed, message", [
