@@ -131,10 +131,12 @@ def claims(answers: pd.DataFrame) -> Comparison:
         right = {SINGLE: size == 1, TEMPLATES: (size == largest[found.index]) & (size > 1), "": size == 0}[which]
         found = found[right | (size == 0)]  # 0: not run, or not about templates
         rows += [{"claim": claim, "papers": papers} | row for row in
-                 found[["network", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
+                 found[["network", "question", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
     tidy = pd.DataFrame(rows)
-    cells = tidy.assign(cell=[f"{row.verdict}: {hypotheses.statement(row)}" if pd.notna(row.value) else "not run"
-                              for row in tidy.itertuples()])
+    one_of_several = tidy.duplicated(["claim", "network"], keep=False)
+    cells = tidy.assign(cell=[(f"{row.verdict}: {hypotheses.statement(row)}" if pd.notna(row.value) else "not run")
+                              + (f" {row.question.rpartition(': ')[2]}" if several else "")
+                              for row, several in zip(tidy.itertuples(), one_of_several)])
     wide = cells.pivot_table(index=["claim", "papers"], columns="network", values="cell", aggfunc="; ".join)
     wide = wide.loc[list(dict.fromkeys(zip(tidy["claim"], tidy["papers"]))), list(dict.fromkeys(tidy["network"]))]
     return Comparison(tidy, wide.fillna("").reset_index(), wide=tuple(["claim", *wide]))

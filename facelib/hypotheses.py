@@ -31,7 +31,7 @@ import pandas as pd
 from scipy import stats
 
 from facelib import layers as layer_analysis
-from facelib.results import EVERY_PAIR, StudyTables, row_name, size_name
+from facelib.results import EVERY_PAIR, StudyTables, pair_name, row_name, size_name
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 COLUMNS = ["network", "hypothesis", "key", "question", "stage", "pair", "template_size", "value", "low", "high", "unit", "verdict", "why"]
@@ -347,7 +347,7 @@ def _shares_held(study: StudyTables, stage: str, terms: Terms) -> pd.DataFrame:
     rows = []
     for (protocol, size, pair), line in found.groupby(["protocol", "template_size", "pair"]):
         value, low, high = share_held(line, terms.margin(size))
-        rows.append({"template_size": size, "pair": protocol if pair == "any-any" else pair, "value": value, "low": low, "high": high,
+        rows.append({"template_size": size, "pair": pair_name(protocol, pair), "value": value, "low": low, "high": high,
                      "last": line["filters_removed_pct"].max(), "steps": len(line), "poses": protocol == "pose_pairs",
                      "against": line["against"].iloc[0]})
     table = pd.DataFrame(rows, columns=["template_size", "pair", "value", "low", "high", "last", "steps", "poses", "against"])

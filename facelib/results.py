@@ -28,7 +28,7 @@ DET = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "
 DIFFERENCES = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "other_criterion", "other_seed", "other_stage",
                "other_step", "protocol", "pair", "template_size", "value", "ci_low", "ci_high"]
 EVERY_PAIR = "all pose pairs"  # in place of one, where the mean over them stands
-TEST_FACES = "test faces"  # what they are called where no poses are known
+PROTOCOLS = {"pose_pairs": "test faces", "view2": "LFW View 2"}  # what readers call them where no poses are known
 SCORES = ["network", "protocol", "pair", "template_size", "low", "high", "genuine", "impostor"]
 NETWORKS = ("squeezenet", "mobilenetv2", "resnet50")  # the papers', smallest first
 
@@ -179,9 +179,13 @@ def row_name(pair: str, template_size: int) -> str:
 
 
 def line_name(protocol: str, pair: str, template_size: int) -> str:
-    """Of a line of the curve: its pose pair; where poses are unknown, its protocol, or that it is of the test faces."""
-    name = pair if pair != "any-any" else TEST_FACES if protocol == "pose_pairs" else protocol
-    return row_name(name, template_size)
+    """Of a line of the curve, in tables."""
+    return row_name(pair_name(protocol, pair), template_size)
+
+
+def pair_name(protocol: str, pair: str) -> str:
+    """What comparisons are called: their pose pair or, where no poses are known, their protocol."""
+    return pair if pair != "any-any" else PROTOCOLS.get(protocol, protocol)
 
 
 def size_name(template_size: int) -> str:

@@ -415,6 +415,7 @@ def test_faces_without_poses_have_every_figure(tmp_path):
     comparison.write(comparison.compare(studies), tmp_path / "comparison")
     assert "20 % of the filters can go" in (tmp_path / "comparison" / "claims.md").read_text()
     assert "test faces, single images" in (tmp_path / "comparison" / "summary.md").read_text()
+    assert "test faces" in set(pd.read_csv(tmp_path / "comparison" / "hypotheses.csv")["pair"])
     legend = figures.PruningCurve.from_table(studies[0].curve).plot().figure_.legends[0]
     assert "test faces" in {text.get_text() for text in legend.get_texts()}
 

@@ -353,7 +353,9 @@ def test_a_claim_shows_all_its_answers():
     arms = pd.concat([curve_of(steps, [-0.03, -0.01]), curve_of(steps, [-0.02] * 2, stage="control", criterion="none").assign(filters_removed_pct=0.0)])
     found = comparison.claims(hypotheses.squeezer(study_of(curve_of(steps, [0] * 2), arms))).readable.set_index("claim")
     cell = found.loc["SqueezeNet: removing 10 to 15 % lowers the EER, single images", "squeezenet"]
-    assert [answer.split(" (")[0] for answer in cell.split("; ")] == ["supported: −1.0", "not supported: 1.0"]
+    first, second = cell.split("; ")
+    assert first.startswith("supported: −1.0 (") and first.endswith(" points at 10 %")
+    assert second.startswith("not supported: 1.0 (") and second.endswith(" points at 15 %")
 
 
 def test_hearsay_is_never_the_papers_figure(preset, tmp_path):

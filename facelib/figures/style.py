@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from facelib.results import TEST_FACES
+from facelib.results import pair_name
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # widths of a journal's columns, inches
 
@@ -22,7 +22,6 @@ PAIRS = ("frontal-frontal", "frontal-three-quarter", "frontal-profile",
          "three-quarter-three-quarter", "three-quarter-profile", "profile-profile")  # easiest first; fixes their marks
 NETWORK_MARKS = {"squeezenet": MARKS[1], "mobilenetv2": MARKS[2], "resnet50": MARKS[3]}
 NETWORK_NAMES = {"squeezenet": "SqueezeNet", "mobilenetv2": "MobileNetV2", "resnet50": "ResNet50"}
-PROTOCOLS = {"view2": "LFW View 2", "pose_pairs": TEST_FACES}
 POSES = ("frontal", "three-quarter", "profile")
 SHARES = "cividis_r"  # of a whole, 0 pale, 1 dark; even steps in greyscale and to colour-blind readers
 INTERVAL = "95 % interval over subjects (their resampling)"
@@ -94,9 +93,9 @@ def metric_label(metric: str) -> str:
     return {"eer": "EER (%)", "accuracy": "Accuracy (%)"}.get(metric, f"{metric} (%)")
 
 
-def line_names(table: pd.DataFrame) -> np.ndarray:
-    """What a row's comparisons are called in a legend: the pose pair, or the protocol where poses play no part."""
-    return np.where(table["pair"] == "any-any", table["protocol"].replace(PROTOCOLS), table["pair"])
+def line_names(table: pd.DataFrame) -> list[str]:
+    """What a row's comparisons are called in a legend."""
+    return [pair_name(*row) for row in zip(table["protocol"], table["pair"])]
 
 
 def size_title(size: int) -> str:
