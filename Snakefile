@@ -13,6 +13,7 @@
 import hashlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,9 +39,10 @@ NAME = PRESET + (f"-{FOLDER.name.replace(' ', '-')}" if FOLDER else "")
 NETWORKS = [name for name in yaml.safe_load(FILE.read_text()) if name not in ("all", "1_faces", "5_comparison")]
 COMPARISON = ["5_comparison"] if Path("notebooks/5_comparison.ipynb").is_file() else []
 
-OWN = {"source": "folder", "root": str(FOLDER), "source_options": {}} if FOLDER else {}
-GIVEN = {book: {"preset": NAME} | OWN | ({"imagenet": IMAGENET} if IMAGENET and book in NETWORKS else {})
-         for book in ["1_faces", *NETWORKS]}
+OWN = {"source": "folder", "root": str(FOLDER), "source_options": {}, "test_share": 0.2, "more_training": [], "overlaps": "",
+       "more_tests": []} if FOLDER else {}  # of a preset with sets of its own, none is left
+OF_NETWORKS = ({"pretraining": []} if FOLDER else {}) | ({"imagenet": IMAGENET} if IMAGENET else {})
+GIVEN = {"1_faces": {"preset": NAME} | OWN} | {book: {"preset": NAME} | OWN | OF_NETWORKS for book in NETWORKS}
 
 
 def all_parameters(book):
@@ -85,15 +87,16 @@ def record(book, without=()):
 
 
 def arguments(book):
-    """The command line that gives a notebook its parameters."""
+    """The command line that gives a notebook its parameters, quoted for the shell, which Snakemake does not do for empty ones."""
     pairs = [("-p", name, value if isinstance(value, str) else json.dumps(value)) for name, value in GIVEN[book].items()]
-    return ["-f", str(FILE), *(word for pair in pairs for word in pair)]
+    return shlex.join(["-f", str(FILE), *(word for pair in pairs for word in pair)])
 
 # ------------------------------------------------------------------------------------------------------- which code it was
 
+VERDICTS = ["facelib/hypotheses.py", "facelib/comparison.py"]  # of tables that are there: seconds
 DRAWING = {"figures", "report.py"}  # no number depends on them
 CODE = {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in sorted(Path("facelib").rglob("*.py")) if not DRAWING & set(path.parts)}
+        for path in sorted(Path("facelib").rglob("*.py")) if not DRAWING & set(path.parts) and str(path) not in VERDICTS}
 os.environ["FACELIB_CODE"] = json.dumps(CODE)  # for the markers
 
 
@@ -142,7 +145,7 @@ rule faces:
     params: record=record("1_faces"), arguments=arguments("1_faces")
     threads: workflow.cores
     resources: mem_mb=8_000, runtime="4h"
-    shell: "{PYTHON:q} -m facelib.batch {input:q} {output.notebook:q} {params.arguments:q} && " + DONE
+    shell: "{PYTHON:q} -m facelib.batch {input:q} {output.notebook:q} {params.arguments} && " + DONE
 
 
 rule baseline:
@@ -152,7 +155,7 @@ rule baseline:
     threads: workflow.cores
     priority: 2  # most waits for it; next, the longest part; the arms fill what is left, and notebooks, all alike, come last
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments} && " + DONE
 
 
 rule pruning:
@@ -162,7 +165,7 @@ rule pruning:
     threads: workflow.cores
     priority: 1
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments} && " + DONE
 
 
 rule arm:
@@ -171,7 +174,7 @@ rule arm:
     params: record=lambda wildcards: record(wildcards.book, {"arms"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book}-{wildcards.arm}-{wildcards.seed} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb arm:{wildcards.arm}:{wildcards.seed} {params.arguments:q} && " + DONE
+    shell: "FACELIB_PART={wildcards.book}-{wildcards.arm}-{wildcards.seed} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb arm:{wildcards.arm}:{wildcards.seed} {params.arguments} && " + DONE
 
 
 rule network:
@@ -183,11 +186,11 @@ rule network:
     threads: workflow.cores
     priority: -1
     resources: mem_mb=8_000, runtime="4h"
-    shell: "{PYTHON:q} -m facelib.batch {input.notebook:q} {output.notebook:q} {params.arguments:q} && " + DONE
+    shell: "{PYTHON:q} -m facelib.batch {input.notebook:q} {output.notebook:q} {params.arguments} && " + DONE
 
 
 rule comparison:
-    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS)
+    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS), VERDICTS
     output: EXECUTED + "5_comparison.ipynb"
     shell: "{PYTHON:q} -m facelib.batch {input[0]:q} {output:q} -p preset {NAME:q}"
 

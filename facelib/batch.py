@@ -93,8 +93,15 @@ def from_yaml(path: Path, notebook: Path) -> dict[str, object]:
 
 
 def from_text(name: str, text: str, defaults: dict[str, object]) -> object:
-    """A command line's value: a string stays one where a string is expected, else it is read as YAML."""
-    return text if isinstance(defaults.get(name), str) else yaml.safe_load(text)
+    """A command line's value: a string stays one where a string is expected, else it is read as YAML. Raises ParameterError
+    when it cannot be."""
+    default = defaults.get(name)
+    if isinstance(default, str):
+        return text
+    try:
+        return float(text) if isinstance(default, float) else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ParameterError(f"'{name}' is {type(default).__name__} (default {default!r}), found {text!r}") from error
 
 
 def given(notebook: Path, files: list[Path], pairs: list[tuple[str, str]]) -> dict[str, object]:

@@ -51,17 +51,20 @@ class Run:
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Adds the block's duration to parts.json, also when the block fails, and the commit that ran it: a part that was
-        resumed adds up, and tells of every commit that worked on it. A block of less than a second found all done."""
-        start, code = time.monotonic(), commit() or "unknown"
+        resumed adds up, and tells of every commit that worked on it. A block that saved no checkpoint found all done."""
+        start, code, saved = time.monotonic(), commit() or "unknown", self._checkpoints()
         try:
             yield
         finally:
-            parts, seconds = self.parts(), time.monotonic() - start
-            before = parts.get(part, {"seconds": 0.0, "commits": []})
-            if seconds >= 1 or part not in parts:
+            if self._checkpoints() != saved:
+                parts, seconds = self.parts(), time.monotonic() - start
+                before = parts.get(part, {"seconds": 0.0, "commits": []})
                 commits = sorted({*before["commits"], code})
                 parts[part] = {"seconds": round(before["seconds"] + seconds, 1), "commits": commits}
                 write_json(self.folder / "parts.json", parts)
+
+    def _checkpoints(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*.safetensors")}
 
     def parts(self) -> dict[str, dict]:
         """Seconds spent so far on each timed part, and the commits of the code that ran."""

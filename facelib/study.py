@@ -25,11 +25,11 @@ import pandas as pd
 import torch
 
 from facelib import batch, differences, faces, figures, networks, pruning, results, training, verification
-from facelib.faces import FaceSet
+from facelib.faces import FaceError, FaceSet
 from facelib.networks import FaceNetwork
 from facelib.progress import BATCH
 from facelib.pruning import Evaluate, Schedule, Tables
-from facelib.storage import user_path
+from facelib.storage import CheckpointError, user_path
 from facelib.training import Recipe
 
 
@@ -88,16 +88,22 @@ class Study:
 
     @classmethod
     def from_parameters(cls, names: dict) -> Study:
-        """The study that a notebook's parameters cell describes; names: the notebook's globals()."""
+        """The study that a notebook's parameters cell describes; names: the notebook's globals().
+
+        Raises ValueError when one is missing or does not fit the others."""
+        if missing := [field.name for field in fields(cls) if field.name not in names]:
+            raise ValueError(f"a study's notebook has the parameters {', '.join(missing)}, too; those of notebooks 2 to 4 do")
         return cls(**{field.name: names[field.name] for field in fields(cls)})
 
     def __post_init__(self):
         self.recipe, self.pruning_schedule, self.finetune_recipe, self.arm_schedules  # noqa: B018  each checks its own
         schedule = self.pruning_schedule
         for name, amounts in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
-            for amount in amounts:
+            steps = [self._share(amount) / schedule.step_share for amount in amounts]
+            if len({round(step) for step in steps}) < len(steps):
+                raise ValueError(f"{name} names a share twice: {amounts}")
+            for amount, step in zip(amounts, steps):
                 share = self._share(amount)
-                step = share / schedule.step_share
                 if not 0 <= share <= schedule.last_share or abs(step - round(step)) > 1e-6 or not schedule.evaluated(round(step)):
                     raise ValueError(f"{name} has {amount}, where pruning does not evaluate: it does every "
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
@@ -112,6 +118,8 @@ class Study:
         if not self.template_sizes or min(self.template_sizes + self.more_template_sizes) < 1:
             raise ValueError("template_sizes and more_template_sizes are numbers of images, at least 1, found "
                              f"{self.template_sizes} and {self.more_template_sizes}")
+        if len(set(self.template_sizes)) < len(self.template_sizes):
+            raise ValueError(f"template_sizes names a size twice: {self.template_sizes}")
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -399,7 +407,7 @@ class Study:
         return pd.concat(tables, ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
-        """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, seed by seed; of
+        """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, every seed against every seed; of
         the fine-tuned networks, each less the unpruned one that was fine-tuned as long, and less the same shape from scratch."""
         curves = {arm: differences.at_steps(self.arm_run(*arm).folder, found.curve) for arm, found in zip(self.arm_schedules, arms)}
         pairs = [(network, others[step]) for (name, _), networks in curves.items() if name == self.criterion
@@ -428,11 +436,15 @@ class Study:
     def parts(self) -> list[str]:
         return ["baseline", "pruning", *(f"arm:{name}:{seed}" for name, seed in self.arm_schedules)]
 
-    def compute(self, part: str) -> None:
-        """Computes one of `parts`. Raises ValueError when there is no such part."""
+    def check(self, part: str) -> None:
+        """Raises ValueError when there is no such part, or when the faces do not fit: before anything is computed."""
         if part not in self.parts:
             raise ValueError(f"no part '{part}'; expected one of {', '.join(self.parts)}")
-        self._people  # noqa: B018  as in `sizes`
+        self._people, self.run  # noqa: B018  the first as in `sizes`
+
+    def compute(self, part: str) -> None:
+        """Computes one of `parts`. Raises ValueError as `check` does."""
+        self.check(part)
         network, _ = self.trained()
         if part == "pruning":
             self.pruned(network)
@@ -459,12 +471,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parameters = batch.declared(options.notebook) | batch.given(options.notebook, options.f, options.p)
         study = Study.from_parameters(parameters)
-        if options.part == "parts":
-            print("\n".join(study.parts))
-            return
-        os.environ.setdefault(BATCH, batch.SECONDS_BETWEEN_LINES)
-        study.compute(options.part)
+        if options.part != "parts":
+            study.check(options.part)
     except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    if options.part == "parts":
+        print("\n".join(study.parts))
+        return
+    os.environ.setdefault(BATCH, batch.SECONDS_BETWEEN_LINES)
+    try:
+        study.compute(options.part)
+    except (FaceError, CheckpointError) as error:
         parser.exit(2, f"{error}\n")
 
 

@@ -26,7 +26,7 @@ def output_of(path):
 
 
 def test_runs_with_its_parameters_and_keeps_no_progress(notebook, tmp_path):
-    assert batch.main([str(notebook), str(tmp_path / "out.ipynb"), "-p", "epochs", "7", "-p", "name", "8"]) == 0
+    assert batch.main([str(notebook), str(tmp_path / "out.ipynb"), "-p", "epochs", "7", "-p", "name", "8", "-p", "rate", "5e-1"]) == 0
     assert output_of(tmp_path / "out.ipynb") == ["3.5 8\n"]
 
 
@@ -36,6 +36,8 @@ def test_runs_with_its_parameters_and_keeps_no_progress(notebook, tmp_path):
     ("epochs", "2.5", "'epochs' is int (default 3), found float 2.5"),
     ("epochs", "true", "'epochs' is int (default 3), found bool True"),
     ("shares", "0.1", "'shares' is list (default [0.1]), found float 0.1"),
+    ("shares", "[0.1, 0.2", "'shares' is list (default [0.1]), found '[0.1, 0.2'"),
+    ("rate", "slow", "'rate' is float (default 0.5), found 'slow'"),
 ])
 def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, capsys, name, value, complaint):
     assert batch.main([str(notebook), str(tmp_path / "out.ipynb"), "-p", name, value]) == 2

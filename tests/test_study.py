@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -192,9 +193,56 @@ def test_a_second_execution_repeats_nothing(computed, monkeypatch):
     before = (study.folder / "curve.csv").read_bytes(), study.run.parts()
     again = Study(**dataclasses.asdict(study))
     monkeypatch.setattr(verification, "measure", lambda *_, **__: pytest.fail("verified again"))
+    for module in (training, pruning):
+        monkeypatch.setattr(module, "backward", lambda *_, **__: pytest.fail("trained again"))
     network, _ = again.trained()
     again.computed(network)
     assert ((again.folder / "curve.csv").read_bytes(), again.run.parts()) == before
+
+
+ALL, PRUNED = {"baseline", "pruning", "arm"}, {"pruning", "arm"}
+MOVED = [  # a change, and whose folders are others for it
+    *[({name: value}, ALL) for name, value in {
+        "network": "mobilenetv2", "seed": 1, "root": "others", "source_options": {"minimum_images": 6}, "test_share": 0.2, "validation_share": 0.5,
+        "image_size": 41, "stem_stride": 1, "imagenet": "torchvision", "batch_size": 4, "epochs": 2, "schedule": "plateau",
+        "learning_rates": [0.5], "patience": 5, "label_smoothing": 0.3, "precision": "bfloat16", "pretraining": "others",
+        "more_training": "others", "more_tests": "others"}.items()],
+    *[({name: value}, PRUNED) for name, value in {
+        "last_share": 0.6, "batches_per_step": 3, "pruning_learning_rate": 0.5, "keep_descriptor": True, "unit": "macs", "minimum_filters": 2,
+        "scoring": "separate", "reestimate_batches": 1, "multiple": 8, "template_sizes": [2], "resamples": 7}.items()],
+    *[({name: value}, {"pruning"}) for name, value in {
+        "criterion": "magnitude", "step_share": 0.05, "evaluate_every": 2, "finetune_shares": [0.0], "finetune_epochs": 3,
+        "finetune_learning_rate": 0.5, "scratch_shares": [], "more_template_sizes": [3]}.items()],
+    ({"arm_step_share": 0.1}, {"arm"}), ({"arms": {"random": 2}}, set()), ({"preset": "other"}, set()), ({"results": "other"}, set()),
+]
+
+
+@pytest.mark.parametrize("changed, moved", MOVED, ids=[next(iter(changed)) for changed, _ in MOVED])
+def test_a_changed_parameter_is_another_run(tmp_path, changed, moved):
+    people(tmp_path / "faces", 8, 3)
+    (tmp_path / "faces" / "s00" / "frontal" / "0.png").unlink()
+    people(tmp_path / "others", 9, 2)
+    [(name, value)] = changed.items()
+    if value == "others":
+        root, pairs = str(tmp_path / "others"), str(tmp_path / "others" / "pairs.csv")
+        listed = [(f"s0{a}/frontal/0.png", f"s0{b}/frontal/1.png", int(a == b), f"t{a}", f"t{b}", 1) for a in (0, 1) for b in (0, 1)]
+        pd.DataFrame(listed, columns=["image_a", "image_b", "same", "subject_a", "subject_b", "fold"]).to_csv(pairs, index=False)
+        value = {"root": root, "more_tests": [{"source": "pairs", "root": pairs, "name": "others"}]}.get(
+            name, [{"source": "folder", "root": root, "name": "others"}])
+    given = parameters(tmp_path, more_tests=[], arms={"random": 1}, finetune_shares=[0.0, 0.2], scratch_shares=[0.2])
+    before, after = (folders(Study.from_parameters(given | more)) for more in ({}, {name: value}))
+    assert {part for part in before if before[part] != after[part]} == moved
+
+
+def folders(study: Study) -> dict[str, str]:
+    return {"baseline": study.baseline_run.folder.name, "pruning": study.run.folder.name, "arm": study.arm_run("random", 0).folder.name}
+
+
+def test_every_parameter_is_tried_and_the_snakefile_knows_those_that_leave_the_baseline():
+    tried = {next(iter(changed)): moved for changed, moved in MOVED}
+    assert {field.name for field in dataclasses.fields(Study)} - tried.keys() == {"source", "overlaps", "runs"}
+    listed = set(re.findall(r'"(\w+)"', re.search(r"AFTER_TRAINING = {(.*?)}", (ROOT / "Snakefile").read_text(), re.DOTALL)[1]))
+    assert listed == {name for name, moved in tried.items() if "baseline" not in moved} - {"preset", "results"}
 
 
 def test_the_trunk_can_learn_other_faces_first(tmp_path):
@@ -244,6 +292,8 @@ def test_parts_are_listed_and_unknown_ones_refused(monkeypatch, capsys):
     ({"validation_share": 1.5}, "between 0 and 1, found 1.5"),
     ({"resamples": -3}, "at least 0, found -3"),
     ({"template_sizes": []}, "at least 1, found"),
+    ({"template_sizes": [1, 1]}, r"template_sizes names a size twice: \[1, 1\]"),
+    ({"finetune_shares": [0.1, 0.1]}, r"finetune_shares names a share twice: \[0.1, 0.1\]"),
     ({"more_template_sizes": [0]}, "at least 1, found"),
 ])
 def test_parameters_that_do_not_fit_are_refused_at_once(tmp_path, changed, message):
