@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facelib import batch, study
+from facelib import study
 
 ROOT = Path(__file__).parents[1]
 
