@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from facelib import comparison, hypotheses, results
+from facelib import comparison, hypotheses, networks, pruning, results
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}  # where conda's name differs
@@ -133,6 +133,26 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
     assert f"accuracy on LFW View 2 is {accuracies[0]} and {accuracies[1]} %" in readme and f"{accuracies[2]} % on LFW" in readme
     least = hypotheses.least_eer(studies["resnet50"])
     assert f"an EER of {100 * least:.1f} %" in readme and least > hypotheses.Terms().recogniser
+
+
+def test_the_papers_scale_costs_what_its_preset_asks_for():
+    """Hours of 10^13 operations per second: three forward passes to an image, two operations to a multiply-accumulate."""
+    preset = yaml.safe_load((ROOT / "notebooks" / "presets" / "paper.yaml").read_text())
+    columns = []
+    for book in ("2_squeezenet", "3_mobilenetv2", "4_resnet50"):
+        asked = preset["all"] | preset[book]
+        network = networks.build(book[2:], 2, asked["image_size"], asked["stem_stride"])
+        hours = 3 * 2 * pruning.graph_of(network).macs / 1e13 / 3600
+        steps, arm_steps = (round(asked["last_share"] / asked[step]) for step in ("step_share", "arm_step_share"))
+        runs, tuned = sum(asked["arms"].values()), len(asked["finetune_shares"]) * asked["finetune_epochs"]
+        assert asked["batches_per_step"] == 0  # an epoch to a step
+        columns.append([(f"at most {asked['epochs']}", asked["epochs"] * 3.16e6 * hours), (f"at most {asked['epochs']}", asked["epochs"] * 3.14e6 * hours),
+                        (steps, steps * 3.14e6 * hours), (tuned, tuned * 3.14e6 * hours), (runs * arm_steps, runs * arm_steps * 3.14e6 * hours)])
+    text = (ROOT / "docs" / "paper.md").read_text()
+    for cells in zip(*columns):
+        assert len({epochs for epochs, _ in cells}) == 1
+        assert f"| {cells[0][0]} |" + "".join(f" {hours:.0f} |" for _, hours in cells) in text
+    assert f"{runs} runs of {arm_steps} steps" in text and f"{steps + 1} to a network's main run and {arm_steps + 1} to an arm" in text
 
 
 def test_pictures_in_the_readme_are_there():
