@@ -36,6 +36,20 @@ FOLDER = Path(FACES).expanduser().resolve() if FACES else None
 if FOLDER and not FOLDER.is_dir():
     raise WorkflowError(f"faces={FACES} is no folder; it has to hold one folder of images per subject")
 NAME = PRESET + (f"-{FOLDER.name.replace(' ', '-')}" if FOLDER else "")
+
+
+def line_of(marker, number):
+    """What a part's marker has as JSON in its first (parameters) or second line (code); nothing where it was cut short."""
+    try:
+        return json.loads(marker.read_text().splitlines()[number])
+    except (OSError, IndexError, ValueError):
+        return {}
+
+
+FACES_MARKER = Path(f"runs/parts/{NAME}/1_faces/executed.done")
+if FOLDER and (then := line_of(FACES_MARKER, 0).get("root", str(FOLDER))) != str(FOLDER):
+    raise WorkflowError(f"results/{NAME} are those of {then}; give {FOLDER} another name or, if it is the same folder that moved, "
+                        f"delete {FACES_MARKER}")
 NETWORKS = [name for name in yaml.safe_load(FILE.read_text()) if name not in ("all", "1_faces", "5_comparison")]
 COMPARISON = ["5_comparison"] if Path("notebooks/5_comparison.ipynb").is_file() else []
 
@@ -103,10 +117,7 @@ os.environ["FACELIB_CODE"] = json.dumps(CODE)  # for the markers
 def say_what_is_stale():
     stale, changed = [], set()
     for marker in sorted(Path(f"runs/parts/{NAME}").glob("*/*.done")):
-        try:
-            then = json.loads(marker.read_text().splitlines()[1])
-        except (IndexError, ValueError):  # cut short
-            then = {}
+        then = line_of(marker, 1)
         differing = {path for path in CODE.keys() | then.keys() if CODE.get(path) != then.get(path)}
         stale += [f"{marker.parent.name}/{marker.stem}"] if differing else []
         changed |= differing

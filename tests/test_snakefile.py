@@ -246,6 +246,9 @@ def test_own_faces_have_results_of_their_own_and_new_images_repeat_the_study(fin
     assert f"-p preset small-my-faces -p source folder -p root {finished.folder / 'my faces'} -p source_options {{}} " in given
     assert "-p test_share 0.2 -p more_training [] -p overlaps  -p more_tests [] -p pretraining []" in given, "sets of the preset's are left"
     assert finished.run("faces=my faces")[1] == []
+    finished.write("more/my faces/alice/1.jpg", "x")
+    succeeded, parts, printed = finished.run("faces=more/my faces")
+    assert not succeeded and parts == [] and f"results/small-my-faces are those of {finished.folder / 'my faces'}" in printed
     finished.write("my faces/alice/2.jpg", "x")
     _, parts, _ = finished.run("faces=my faces")
     assert {"1_faces", "2_squeezenet baseline", "2_squeezenet pruning", "3_mobilenetv2"} <= set(parts)
