@@ -107,10 +107,9 @@ def arguments(book):
 
 # ------------------------------------------------------------------------------------------------------- which code it was
 
-VERDICTS = ["facelib/hypotheses.py", "facelib/comparison.py"]  # of tables that are there: seconds
-DRAWING = {"figures", "report.py"}  # no number depends on them
+LATER = {"hypotheses.py", "comparison.py", "figures", "report.py"}  # no network's number depends on them
 CODE = {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in sorted(Path("facelib").rglob("*.py")) if not DRAWING & set(path.parts) and str(path) not in VERDICTS}
+        for path in sorted(Path("facelib").rglob("*.py")) if not LATER & set(path.parts)}
 os.environ["FACELIB_CODE"] = json.dumps(CODE)  # for the markers
 
 
@@ -201,7 +200,7 @@ rule network:
 
 
 rule comparison:
-    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS), VERDICTS
+    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS), expand("facelib/{module}.py", module=["layers", "hypotheses", "comparison"])
     output: EXECUTED + "5_comparison.ipynb"
     shell: "{PYTHON:q} -m facelib.batch {input[0]:q} {output:q} -p preset {NAME:q}"
 

@@ -122,7 +122,8 @@ def verdicts(answers: pd.DataFrame) -> Comparison:
 
 def claims(answers: pd.DataFrame) -> Comparison:
     """The claims, one row each, with every network's verdict and the value that it follows from; where a claim has several
-    answers (at 10 and at 15 % removed), all of them. answers: `hypotheses.verdicts`."""
+    answers (at 10 and at 15 % removed), all of them; "not run" where it has none, blank where its hypothesis is not about the
+    network. answers: `hypotheses.verdicts`."""
     answers, rows = hypotheses.headlines(answers), []
     largest = answers.groupby("network")["template_size"].transform("max")
     for claim, papers, name, stage, which in CLAIMS:
@@ -131,15 +132,18 @@ def claims(answers: pd.DataFrame) -> Comparison:
         right = {SINGLE: size == 1, TEMPLATES: (size == largest[found.index]) & (size > 1), "": size == 0}[which]
         found = found[right | (size == 0)]  # 0: not run, or not about templates
         rows += [{"claim": claim, "papers": papers} | row for row in
-                 found[["network", "question", "verdict", "value", "low", "high", "unit"]].to_dict("records")]
+                 found[["network", "question", "verdict", "value", "low", "high", "unit", "why"]].to_dict("records")]
     tidy = pd.DataFrame(rows)
     one_of_several = tidy.duplicated(["claim", "network"], keep=False)
-    cells = tidy.assign(cell=[(f"{row.verdict}: {hypotheses.statement(row)}" if pd.notna(row.value) else "not run")
+    cells = tidy.assign(cell=[("not run" if "not run: " in row.why else f"{row.verdict}: {hypotheses.statement(row)}")
                               + (f" {row.question.rpartition(': ')[2]}" if several else "")
                               for row, several in zip(tidy.itertuples(), one_of_several)])
-    wide = cells.pivot_table(index=["claim", "papers"], columns="network", values="cell", aggfunc="; ".join)
-    wide = wide.loc[list(dict.fromkeys(zip(tidy["claim"], tidy["papers"]))), list(dict.fromkeys(tidy["network"]))]
-    return Comparison(tidy, wide.fillna("").reset_index(), wide=tuple(["claim", *wide]))
+    found = cells.pivot_table(index=["claim", "papers"], columns="network", values="cell", aggfunc="; ".join)
+    asked = set(zip(answers["network"], answers["hypothesis"]))
+    wide = pd.DataFrame({network: {(claim, papers): "not run" if (network, name.split()[0]) in asked else "" for claim, papers, name, *_ in CLAIMS}
+                         for network in answers["network"].unique()}).rename_axis(["claim", "papers"])
+    wide = found.reindex_like(wide).fillna(wide).reset_index()
+    return Comparison(tidy.drop(columns="why"), wide, wide=tuple(wide.columns.drop("papers")))
 
 
 def published(studies: Sequence[StudyTables], answers: pd.DataFrame, source: Path = PUBLISHED) -> Comparison:
@@ -180,7 +184,7 @@ def _ours(study: StudyTables, answers: pd.DataFrame, key: str) -> tuple[float, f
         return tuple(100 * rows[["value", "ci_low", "ci_high"]].mean())
     if what in ("share", "parameters"):
         hypothesis = "H2" if what == "parameters" else "H1"
-        size = 1 if about[-1] == "singles" else answers["template_size"].max()
+        size = 1 if about[-1] == "singles" else 5
         rows = answers[(answers["stage"] == "pruned") & (answers["pair"] == EVERY_PAIR) & (answers["template_size"] == size)]
         rows = rows[(rows["hypothesis"] == hypothesis) & (rows["key"] == what)]
     elif what == "width":

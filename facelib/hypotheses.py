@@ -10,7 +10,7 @@ H4  Ours: Taylor scores earn their cost, against magnitude and random removal an
 Every answer is a value with a 95 % interval, held against a line that `Terms` draws: "supported" when the whole interval is
 on the hypothesis' side, "not supported" when it is wholly on the other, "undecided" when the line is within it, the
 runs that would tell are missing, or the unpruned network recognises nobody. Chance draws the line of H3: a rho is "supported"
-when it exceeds 95 % of those of random removal, with a permutation p below `Terms.significance`, and "not supported" when its
+when it is above the 95 % range of those of random removal, with a permutation p below `Terms.significance`, and "not supported" when its
 whole interval does not. Intervals of error rates are over subjects. Verdicts are not corrected for their number: each answers
 its own question, and of those that hang on chance alone some go wrong.
 
@@ -80,17 +80,18 @@ class Terms:
 def verdicts(studies: Sequence[StudyTables], terms: Terms = Terms()) -> pd.DataFrame:
     """The answers to all hypotheses for all networks. Columns: COLUMNS; value, low and high in `unit`, NaN where unknown.
 
-    Of a network that is no recogniser (see `Terms`) nothing is decided.
+    Of a network that is no recogniser (see `Terms`), or whose single images were not tested, nothing is decided.
     """
     found = [test(study, terms) for test in (minimal_loss, squeezer, wide_layers_first, taylor_earns_its_cost) for study in studies]
     table = _table([row for table in found for row in table.to_dict("records")])
     for study in studies:
         least = least_eer(study)
-        if least > terms.recogniser:
+        if not least <= terms.recogniser:
+            found = "was not measured" if np.isnan(least) else f"is {100 * least:.1f} %, of {100 * terms.recogniser:g} % at most"
+            known = "no recogniser" if least > terms.recogniser else "not known to be a recogniser"
             rows = table["network"] == study.network
             table.loc[rows, "verdict"] = UNDECIDED
-            table.loc[rows, "why"] = (f"the unpruned network is no recogniser: its lowest EER of single images is {100 * least:.1f} %, of "
-                                      f"{100 * terms.recogniser:g} % at most; " + table.loc[rows, "why"])
+            table.loc[rows, "why"] = f"the unpruned network is {known}: its lowest EER of single images {found}; " + table.loc[rows, "why"]
     return table
 
 

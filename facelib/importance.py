@@ -129,7 +129,7 @@ class Importance:
             filters.activation = None
 
     def collect(self) -> None:
-        """Adds one mini-batch's scores. Raises ScoreError naming the layer whose scores are missing or not finite."""
+        """Adds one mini-batch's scores. Raises ScoreError naming the layer whose scores are missing."""
         for index, filters in enumerate(self.filters):
             score = self.criterion(filters)
             self.sums[index] = self.sums[index] + score

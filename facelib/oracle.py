@@ -28,7 +28,8 @@ Batches = Sequence[tuple[Tensor, Tensor]]  # images (batch, 3, size, size) uint8
 @contextmanager
 def masked(network: nn.Module, graph: ChannelGraph, group: int) -> Iterator[None]:
     """Within the block the network computes what is left when the group is removed: its filters, and the batch
-    normalisation after them, are zero. The weights come back afterwards, bit for bit."""
+    normalisation after them, are zero, which holds where what follows leaves a zero alone, as in the study's networks. The
+    weights come back afterwards, bit for bit."""
     kept = []
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):

@@ -99,11 +99,11 @@ class Study:
         self.recipe, self.pruning_schedule, self.finetune_recipe, self.arm_schedules  # noqa: B018  each checks its own
         schedule = self.pruning_schedule
         for name, amounts in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
-            steps = [self._share(amount) / schedule.step_share for amount in amounts]
-            if len({round(step) for step in steps}) < len(steps):
+            shares = [self._share(amount) for amount in amounts]
+            if len({round(share / schedule.step_share) for share in shares}) < len(shares):
                 raise ValueError(f"{name} names a share twice: {amounts}")
-            for amount, step in zip(amounts, steps):
-                share = self._share(amount)
+            for amount, share in zip(amounts, shares):
+                step = share / schedule.step_share
                 if not 0 <= share <= schedule.last_share or abs(step - round(step)) > 1e-6 or not schedule.evaluated(round(step)):
                     raise ValueError(f"{name} has {amount}, where pruning does not evaluate: it does every "
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
@@ -287,7 +287,7 @@ class Study:
 
         return verify
 
-    @property
+    @cached_property
     def _people(self) -> dict[tuple, int]:
         """Subjects with a genuine comparison, by line of the curve. Raises ValueError when two lines have one name."""
         found = [((protocol.name, protocol.pair, protocol.template_size), verification.people_compared(protocol))
@@ -407,8 +407,9 @@ class Study:
         return pd.concat(tables, ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
-        """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, every seed against every seed; of
-        the fine-tuned networks, each less the unpruned one that was fine-tuned as long, and less the same shape from scratch."""
+        """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, every seed
+        against every seed; of the fine-tuned networks, each less the unpruned one that was fine-tuned as long, and less the
+        same shape from scratch."""
         curves = {arm: differences.at_steps(self.arm_run(*arm).folder, found.curve) for arm, found in zip(self.arm_schedules, arms)}
         pairs = [(network, others[step]) for (name, _), networks in curves.items() if name == self.criterion
                  for (other, _), others in curves.items() if other != self.criterion
@@ -471,13 +472,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parameters = batch.declared(options.notebook) | batch.given(options.notebook, options.f, options.p)
         study = Study.from_parameters(parameters)
-        if options.part != "parts":
-            study.check(options.part)
+        if options.part == "parts":
+            print("\n".join(study.parts))
+            return
+        study.check(options.part)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
-    if options.part == "parts":
-        print("\n".join(study.parts))
-        return
     os.environ.setdefault(BATCH, batch.SECONDS_BETWEEN_LINES)
     try:
         study.compute(options.part)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import made_up
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 
 from facelib import comparison, hypotheses, layers
 from facelib.hypotheses import EVERY_PAIR, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Terms
+from facelib.layers import Association
 from facelib.results import CURVE, DIFFERENCES, LAYERS, StudyTables, load_studies
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +113,12 @@ def test_nothing_is_decided_of_a_network_that_recognises_nobody(easiest, verdict
         assert set(table["verdict"]) == {UNDECIDED}
 
 
+def test_nothing_is_decided_where_no_single_images_tell_a_recogniser():
+    unpruned = curve_of([0], [0.01], size=5).assign(metric="eer")
+    table = hypotheses.verdicts([study_of(pd.concat([unpruned, curve_of([0, 20], [0.0, 0.0], size=5)]))])
+    assert set(table["verdict"]) == {UNDECIDED} and table["why"].str.startswith("the unpruned network is not known to be a recogniser").all()
+
+
 def test_templates_have_the_narrower_margin():
     curve = pd.concat([curve_of([20], [0.015], size=size) for size in (1, 5)])
     table = hypotheses.minimal_loss(study_of(curve))
@@ -152,6 +160,8 @@ def test_improvement_is_held_against_the_control():
 def test_difference_is_newcombes_by_hand():
     a, b = (hypotheses.changes(curve_of([20], [value], half)).set_index("pair") for value, half in ((0.03, 0.003), (0.05, 0.004)))
     assert hypotheses.difference(a, b) == pytest.approx((-0.02, -0.025, -0.015))
+    b = b.assign(ci_low=0.047, ci_high=0.058)  # the end of b that is far from a's counts
+    assert hypotheses.difference(a, b) == pytest.approx((-0.02, -0.02 - np.hypot(0.003, 0.008), -0.02 + np.hypot(0.003, 0.003)))
 
 
 def test_seeds_scatter_widens_the_difference():
@@ -222,6 +232,8 @@ def test_share_of_seed_noise(scatter, half, verdict):
     row = the_row(hypotheses.taylor_earns_its_cost(study_of(curve_of([20], [0]), arms)), "seed noise")
     subjects = (2 * half / (2 * stats.norm.ppf(0.975))) ** 2
     assert row["value"] == pytest.approx(scatter**2 / (scatter**2 + subjects)) and row["verdict"] == verdict
+    ends = [scatter**2 * 2 / chi2 for chi2 in (7.377759, 0.050636)]  # its 97.5 and 2.5 % points for two degrees of freedom
+    assert (row["low"], row["high"]) == pytest.approx([noise / (noise + subjects) for noise in ends], rel=1e-4)
 
 # -------------------------------------------------------------------------------------------------------------- layers
 
@@ -235,6 +247,26 @@ def layers_of(widths, left, coupling=None, criterion="taylor_weight", kinds=None
 
 
 WIDTHS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1000]
+
+
+@pytest.mark.parametrize("rho, p_value, verdict", [(0.5, 0.01, SUPPORTED), (0.5, 0.2, UNDECIDED), (0.2, 0.01, UNDECIDED), (-0.5, 0.01, NOT_SUPPORTED)])
+def test_the_rule_for_width_by_hand(rho, p_value, verdict):
+    """Chance reaches 0.3; of 30 layers, rho's interval is about 0.3 to either side."""
+    found, shares = Association(rho, p_value, -0.3, 0.3), pd.DataFrame({"kind": ["conv", "linear"] * 15})
+    effect = SimpleNamespace(simple=found, partial=found, depth=found, shares=shares, removed_pct=20.0)
+    for kind, controls in (("simple", 0), ("partial", 2)):  # depth, and one of two kinds
+        row = hypotheses._of_association(study_of(curve_of([20], [0])), f"H3 width-{kind}", "?", effect, kind, False, Terms())
+        half = 1.959964 * np.sqrt((1 + rho**2 / 2) / (30 - 3 - controls))
+        assert row["verdict"] == verdict
+        assert (row["low"], row["high"]) == pytest.approx((np.tanh(np.arctanh(rho) - half), np.tanh(np.arctanh(rho) + half)), rel=1e-6)
+
+
+@pytest.mark.parametrize("taylor, other, verdict", [(-0.02, 0.02, SUPPORTED), (0.02, -0.02, NOT_SUPPORTED)])
+def test_width_decides_more_for_one_arm_than_for_the_other(taylor, other, verdict):
+    arms = pd.concat([layers_of(WIDTHS, [round(w * (0.7 + slope * place)) for place, w in enumerate(WIDTHS)], criterion=criterion)
+                      for criterion, slope in (("taylor_weight", taylor), ("random", other))])
+    row = the_row(hypotheses.wide_layers_first(study_of(curve_of([20], [0]), arms_layers=arms), resamples=200), "than for random")
+    assert row["verdict"] == verdict and row["low"] <= row["value"] <= row["high"] and abs(row["value"]) > 1.9
 
 
 def test_wide_layers_first_where_they_are_and_where_they_are_not():
@@ -346,6 +378,26 @@ def test_every_claim_is_answered_for_every_network(preset):
     for network, row in rows.iterrows():
         asked = the_row(answers[answers["network"] == network], "at least", stage="pruned", template_size=5, pair=EVERY_PAIR)
         assert (row["value"], row["verdict"]) == (asked["value"], asked["verdict"])
+
+
+def test_a_claim_without_an_answer_is_still_there(preset):
+    answers = hypotheses.verdicts(list(load_studies(preset).values()))
+    answers = answers[(answers["template_size"] != 5) & ~answers["key"].str.startswith("scratch")]
+    shown = comparison.claims(answers).readable.set_index("claim")
+    assert shown.index.tolist() == [claim for claim, *_ in comparison.CLAIMS]
+    for claim in ("... templates", "retrained at 40 %: better than from scratch, single images"):
+        assert shown.loc[claim, ["squeezenet", "resnet50"]].tolist() == ["not run"] * 2
+    assert shown.loc["SqueezeNet: 40 % of the filters can go, templates", ["squeezenet", "resnet50"]].tolist() == ["not run", ""]
+
+
+def test_published_figures_of_templates_are_ours_of_as_many_images(preset):
+    studies = list(load_studies(preset).values())
+    answers = hypotheses.verdicts(studies)
+    asked = "share up to which templates of 5 hold"
+    ours = comparison.published(studies, answers).tidy.set_index("item")["value"]
+    held = the_row(answers, "at least 20 %", network="squeezenet", stage="pruned", template_size=5, pair=EVERY_PAIR)
+    assert ours[asked] == held["value"]
+    assert np.isnan(comparison.published(studies, answers[answers["template_size"] != 5]).tidy.set_index("item").loc[asked, "value"])
 
 
 def test_a_claim_shows_all_its_answers():

@@ -89,6 +89,9 @@ def test_an_effect_of_depth_alone_is_not_blamed_on_width():
     left = np.round(widths * (0.95 - 0.015 * depth - rng.uniform(0, 0.05, 40))).astype(int)
     effect = layers.width_effect(table_of(widths, [widths, left]))
     assert effect.simple.rho > 0.7 and effect.simple.p_value < 0.001 and effect.simple.rho > effect.simple.chance_high
+    ranks = effect.shares[["depth", "removed", "width"]].corr("spearman")  # the textbook's partial correlation, width held constant
+    (with_depth, depth_width), with_width = ranks.loc["depth", ["removed", "width"]], ranks.loc["removed", "width"]
+    assert effect.depth.rho == pytest.approx((with_depth - depth_width * with_width) / np.sqrt((1 - depth_width**2) * (1 - with_width**2)))
     assert abs(effect.partial.rho) < 0.4 and effect.partial.p_value > 0.01
 
 

@@ -74,14 +74,14 @@ def test_scores_are_those_of_pruning_and_leave_the_network(network):
     assert list(found) == list(CRITERIA) and not network.training
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
-    again = copy.deepcopy(network).train()
-    graph = pruning.graph_of(again)
-    with Importance(again, graph, "taylor_gate") as importance:
-        for images, labels in batches():
-            backward(again, images, labels, RECIPE, "float32")
-            importance.collect()
-            again.zero_grad()
-    np.testing.assert_allclose(found["taylor_gate"], importance.scores()[1], rtol=1e-5)
+    for criterion in CRITERIA:
+        again = copy.deepcopy(network).train()
+        with Importance(again, pruning.graph_of(again), criterion, 5) as importance:
+            for images, labels in batches():
+                backward(again, images, labels, RECIPE, "float32")
+                importance.collect()
+                again.zero_grad()
+        np.testing.assert_allclose(found[criterion], importance.scores()[1], rtol=1e-5)
 
 
 def test_sample_takes_as_many_of_every_layer():
