@@ -94,8 +94,8 @@ class Project:
         self.write("facelib/batch.py", STAND_IN + BATCH)
         self.write("facelib/study.py", STAND_IN + STUDY)
         self.write("facelib/report.py", STAND_IN + REPORT)
-        self.write("facelib/hypotheses.py", "")
-        self.write("facelib/comparison.py", "")
+        for name in ("layers", "hypotheses", "comparison"):
+            self.write(f"facelib/{name}.py", "")
         self.write("facelib/report.html", "")
         self.write("facelib/report.css", "")
         for name, parameters in BOOKS.items():
