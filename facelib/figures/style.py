@@ -53,9 +53,10 @@ def save(figure: Figure, path_stem: Path, caption: str) -> None:
     """Writes PNG (300 dpi), PDF and the caption (.txt) beside each other; the same figure gives the same bytes."""
     path_stem = Path(path_stem)
     path_stem.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, for both files
+    with style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
+        if layout := figure.get_layout_engine():  # laid out once, for both files
+            layout.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(f"{path_stem}.png", metadata={"Software": None})
         figure.savefig(f"{path_stem}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     Path(f"{path_stem}.txt").write_text(caption + "\n", encoding="utf-8")
