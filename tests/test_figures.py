@@ -409,7 +409,7 @@ def test_faces_without_poses_have_every_figure(tmp_path):
         made_up.write(tmp_path, network=network, pairs=("any-any",), steps=range(0, 61, 20))
     studies = list(load_studies(tmp_path).values())
     assert {"arms", "templates", "eer", "det"} <= figures.figures_of(studies[0].curve, studies[0].layers, studies[0]).keys()
-    assert {"eer", "eer_against_size"} <= figures.figures_of_networks(studies).keys()
+    assert {"eer", "eer_against_size", "det", "templates"} <= figures.figures_of_networks(studies).keys()
     figures.draw(tmp_path / "squeezenet")
     assert (tmp_path / "squeezenet" / "figures" / "arms.pdf").is_file()
     comparison.write(comparison.compare(studies), tmp_path / "comparison")
@@ -427,7 +427,33 @@ def test_det_curves_of_every_stage_have_a_line_and_a_word_of_their_own(tmp_path)
              for stage in ("pruned", "fine-tuned", "from-scratch")}
     assert all(len(look) == 1 for look in looks.values()) and len(set.union(*looks.values())) == 3
     legend = {text.get_text() for text in drawn_curves.figure_.legends[0].get_texts()}
-    assert {"40 % removed", "40 % removed, fine-tuned", "40 % removed, from-scratch"} <= legend
+    assert {"40 % removed", "40 % removed, fine-tuned", "40 % removed, from scratch"} <= legend
+
+
+def test_networks_side_by_side_show_what_each_shows_alone_and_a_share_looks_the_same_in_all(tmp_path):
+    """ResNet50 here takes coarser steps and was chosen at other shares, so its 40 % is another step and another place in a list."""
+    made_up.write(tmp_path, steps=range(0, 61, 20))
+    made_up.write(tmp_path, network="resnet50", steps=range(0, 61, 10), chosen=(0, 40))
+    studies = list(load_studies(tmp_path).values())
+    together = figures.figures_of_networks(studies)
+    for name in ("det", "det_5", "templates"):
+        shown = together[name].plot()
+        looks = {}
+        for study in studies:
+            alone = figures.figures_of(study.curve, study.layers, study)[name].plot()
+            lines = shown.curves[study.network].lines_
+            assert lines.keys() == alone.lines_.keys() and len(lines) > 0
+            for key, line in lines.items():
+                pair, stage, step = key
+                assert np.array_equal(line.get_xydata(), alone.lines_[key].get_xydata())
+                assert line.axes is shown.axes_[study.network, pair]
+                points = shown.curves[study.network].points
+                share = points.loc[points["step"] == step, "filters_removed_pct"].iloc[0].round()
+                looks.setdefault((stage, share), set()).add((line.get_color(), line.get_linestyle(), line.get_marker()))
+        assert ("pruned", 40) in looks
+        assert all(len(look) == 1 for look in looks.values()) and len(set.union(*looks.values())) == len(looks)
+        assert shown.axes_["squeezenet", "frontal-frontal"].get_title() == "SqueezeNet"
+        assert shown.figure_.get_figheight() <= 9
 
 
 def test_width_loss_is_never_drawn_of_the_unpruned_network():

@@ -10,11 +10,18 @@ from facelib.figures.curves import Arms, PruningCurve, SizeCurve, TemplateCurve
 from facelib.figures.faces import ContactSheet, ImagesPerSubject, TrainingCurve
 from facelib.figures.files import draw, draw_comparison, figures_of, figures_of_networks, regenerate
 from facelib.figures.layers import FiltersLeft, WidthLoss, WidthsBeforeAfter
-from facelib.figures.networks import ErrorAgainstSize, ErrorOfNetworks, FiltersLeftOfNetworks, SizeOfNetworks
+from facelib.figures.networks import (
+    DetOfNetworks,
+    ErrorAgainstSize,
+    ErrorOfNetworks,
+    FiltersLeftOfNetworks,
+    SizeOfNetworks,
+    TemplatesOfNetworks,
+)
 from facelib.figures.scores import DetCurves, DetDisplay, RocDisplay, ScoreHistogram
 from facelib.figures.style import INTERVAL, MARKS, ONE_COLUMN, PAIRS, SHARES, TWO_COLUMNS, Figure, save, style
 
-__all__ = ["Arms", "ContactSheet", "DetCurves", "DetDisplay", "ErrorAgainstSize", "ErrorOfNetworks", "Figure", "FiltersLeft",
+__all__ = ["Arms", "ContactSheet", "DetCurves", "DetDisplay", "DetOfNetworks", "ErrorAgainstSize", "ErrorOfNetworks", "Figure", "FiltersLeft",
            "FiltersLeftOfNetworks", "INTERVAL", "ImagesPerSubject", "MARKS", "ONE_COLUMN", "PAIRS", "PruningCurve", "RocDisplay", "SHARES",
-           "ScoreHistogram", "SizeCurve", "SizeOfNetworks", "TWO_COLUMNS", "TemplateCurve", "TrainingCurve", "WidthLoss",
+           "ScoreHistogram", "SizeCurve", "SizeOfNetworks", "TWO_COLUMNS", "TemplateCurve", "TemplatesOfNetworks", "TrainingCurve", "WidthLoss",
            "WidthsBeforeAfter", "draw", "draw_comparison", "figures_of", "figures_of_networks", "regenerate", "save", "style"]

@@ -25,6 +25,7 @@ from facelib.figures.style import (
     panels_of,
     rate_axis,
     share_ticks,
+    shares_removed,
     size_title,
     style,
 )
@@ -230,7 +231,7 @@ class SizeCurve:
 class TemplateCurve:
     """EER against the number of images per template, a line for each chosen share of filters removed, a panel for each pair.
 
-    points: columns pair, stage, step, near_pct, template_size, value, ci_low, ci_high, rates in percent, mean over seeds.
+    points: columns pair, stage, step, template_size, filters_removed_pct, value, ci_low, ci_high, rates in percent, mean over seeds.
     After `plot`: lines_ holds the drawn line of every (pair, stage, step), axes_ one axes per pair.
     """
 
@@ -265,34 +266,39 @@ class TemplateCurve:
 
     def plot(self, width: float = TWO_COLUMNS) -> TemplateCurve:
         pairs = sorted(self.points["pair"].unique(), key=pair_order)
-        steps = sorted(self.points["step"].unique())
-        sizes = sorted(self.points["template_size"].unique())
         rows, columns = grid_of(len(pairs), width, 3)
         with style():
             self.figure_ = Figure(figsize=(width, 2.0 * rows + 0.45))
             self.axes_, self.lines_, handles = panels_of(self.figure_, len(pairs), rows, columns, sharex=True, sharey=True), {}, {}
             for place, (axes, pair) in enumerate(zip(self.axes_, pairs)):
-                for (step, stage), line in self.points[self.points["pair"] == pair].groupby(["step", "stage"]):
-                    colour, marker = MARKS[steps.index(step)]
-                    tuned = stage == "fine-tuned"
-                    at = [sizes.index(size) for size in line["template_size"]]
-                    look = dict(color=colour, marker=marker, linestyle="--" if tuned else "-", markerfacecolor="white" if tuned else colour)
-                    [self.lines_[pair, stage, step]] = axes.plot(at, line["value"], **look)
-                    if step == 0 and not tuned:
-                        bars = np.abs(line[["ci_low", "ci_high"]].to_numpy() - line[["value"]].to_numpy()).T
-                        axes.errorbar(at, line["value"], bars, color=colour, linestyle="none", elinewidth=0.7)
-                    label = f"{line['filters_removed_pct'].iloc[0]:.0f} % removed" + ", fine-tuned" * tuned
-                    handles.setdefault((step, not tuned), Line2D([], [], label=label, **look))
+                handles |= self.draw(axes, pair, shares_removed(self.points))
                 rate_axis(axes, self.points, log=True)
                 axes.set_title(pair, fontweight="bold")
-                axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
                 if lowest_of_column(place, len(pairs), columns):
                     axes.set_xlabel("Images per template")
                 if place % columns == 0:
                     axes.set_ylabel("EER (%)")
-            self.figure_.legend(handles=[handles[key] for key in sorted(handles, key=lambda key: (not key[1], key[0]))],
-                                loc="outside lower center", ncols=4 if width > ONE_COLUMN else 2)
+            self.figure_.legend(handles=[handles[key] for key in sorted(handles)], loc="outside lower center",
+                                ncols=4 if width > ONE_COLUMN else 2)
         return self
+
+    def draw(self, axes, pair: str, shares: list[int]) -> dict[tuple[int, int], Line2D]:
+        """Draws a pair's lines into axes and keeps them in lines_; shares: all that a figure shows, for their marks. Returns what
+        a legend shows of them, by order."""
+        sizes, handles = sorted(self.points["template_size"].unique()), {}
+        for (step, stage), line in self.points[self.points["pair"] == pair].groupby(["step", "stage"]):
+            share = round(line["filters_removed_pct"].iloc[0])
+            colour, marker = MARKS[shares.index(share) % len(MARKS)]
+            tuned = stage == "fine-tuned"
+            at = [sizes.index(size) for size in line["template_size"]]
+            look = dict(color=colour, marker=marker, linestyle="--" if tuned else "-", markerfacecolor="white" if tuned else colour)
+            [self.lines_[pair, stage, step]] = axes.plot(at, line["value"], **look)
+            if step == 0 and not tuned:
+                bars = np.abs(line[["ci_low", "ci_high"]].to_numpy() - line[["value"]].to_numpy()).T
+                axes.errorbar(at, line["value"], bars, color=colour, linestyle="none", elinewidth=0.7)
+            handles[int(tuned), share] = Line2D([], [], label=f"{share} % removed" + ", fine-tuned" * tuned, **look)
+        axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+        return handles
 
 
 ARM_MARKS = {"taylor_weight": MARKS[1], "taylor_gate": MARKS[4], "taylor_activation": MARKS[5], "magnitude": MARKS[2],

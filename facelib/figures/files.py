@@ -14,7 +14,14 @@ from facelib import comparison
 from facelib.figures.curves import Arms, PruningCurve, SizeCurve, TemplateCurve
 from facelib.figures.faces import TrainingCurve
 from facelib.figures.layers import FiltersLeft, WidthLoss, WidthsBeforeAfter
-from facelib.figures.networks import ErrorAgainstSize, ErrorOfNetworks, FiltersLeftOfNetworks, SizeOfNetworks
+from facelib.figures.networks import (
+    DetOfNetworks,
+    ErrorAgainstSize,
+    ErrorOfNetworks,
+    FiltersLeftOfNetworks,
+    SizeOfNetworks,
+    TemplatesOfNetworks,
+)
 from facelib.figures.scores import DetCurves, ScoreHistogram
 from facelib.figures.style import ONE_COLUMN, save
 from facelib.results import StudyTables, load_studies, read_table, summary_markdown
@@ -35,9 +42,8 @@ def figures_of(curve: pd.DataFrame, layers: pd.DataFrame, study: StudyTables | N
         end = "" if criterion == criteria[0] else f"_{criterion}"
         rows = curve[(curve["criterion"] == criterion) | (curve["stage"] == "control")]
         of_criterion = layers[layers["criterion"] == criterion]
-        pruned = rows[rows["stage"] == "pruned"]
-        found = {metric: PruningCurve.from_table(rows, metric) for metric in pruned["metric"].unique()}
-        if pruned.loc[(pruned["metric"] == "eer") & (pruned["protocol"] == "pose_pairs"), "template_size"].nunique() > 2:
+        found = {metric: PruningCurve.from_table(rows, metric) for metric in rows.loc[rows["stage"] == "pruned", "metric"].unique()}
+        if _has_template_sizes(rows):
             found["templates"] = TemplateCurve.from_table(rows)
         found["size"] = SizeCurve.from_table(rows)
         found["filters_left"] = FiltersLeft.from_table(of_criterion)
@@ -53,16 +59,32 @@ def figures_of(curve: pd.DataFrame, layers: pd.DataFrame, study: StudyTables | N
         displays["scores"] = ScoreHistogram.from_table(study.scores)
     for size in sorted(study.det["template_size"].unique()):
         of_first = study.det[study.det["criterion"] == study.det["criterion"].iloc[0]]
-        displays["det" if size == 1 else f"det_{size}"] = DetCurves.from_table(of_first, size)
+        displays[_det_name(size)] = DetCurves.from_table(of_first, size)
     return displays
+
+
+def _has_template_sizes(curve: pd.DataFrame) -> bool:
+    """Whether more template sizes than two were measured, which two panels of a `PruningCurve` do not show."""
+    pruned = curve[(curve["stage"] == "pruned") & (curve["metric"] == "eer") & (curve["protocol"] == "pose_pairs")]
+    return pruned["template_size"].nunique() > 2
+
+
+def _det_name(template_size: int) -> str:
+    return "det" if template_size == 1 else f"det_{template_size}"
 
 
 def figures_of_networks(studies: Sequence[StudyTables]) -> dict[str, object]:
     """A display for every figure that shows all networks of a preset, by file name."""
     metrics = set.intersection(*(set(study.curve.loc[study.curve["stage"] == "pruned", "metric"]) for study in studies)) - {"accuracy"}
     displays = {metric: ErrorOfNetworks.from_studies(studies, metric) for metric in sorted(metrics)}
-    return displays | {"size": SizeOfNetworks.from_studies(studies), "eer_against_size": ErrorAgainstSize.from_studies(studies),
-                       "filters_left": FiltersLeftOfNetworks.from_studies(studies)}
+    displays |= {"size": SizeOfNetworks.from_studies(studies), "eer_against_size": ErrorAgainstSize.from_studies(studies),
+                 "filters_left": FiltersLeftOfNetworks.from_studies(studies)}
+    if measured := [study for study in studies if _has_template_sizes(study.curve)]:
+        displays["templates"] = TemplatesOfNetworks.from_studies(measured)
+    for size in sorted({size for study in studies for size in study.det["template_size"]}):
+        measured = [study for study in studies if size in set(study.det["template_size"])]
+        displays[_det_name(size)] = DetOfNetworks.from_studies(measured, size)
+    return displays
 
 
 def draw(folder: Path, one_column: bool = False) -> None:

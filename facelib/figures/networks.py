@@ -12,8 +12,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from facelib.comparison import BYTES_PER_PARAMETER
-from facelib.figures.curves import PruningCurve, draw_line
+from facelib.figures.curves import PruningCurve, TemplateCurve, draw_line
 from facelib.figures.layers import FiltersLeft
+from facelib.figures.scores import DetCurves
 from facelib.figures.style import (
     INTERVAL,
     ONE_COLUMN,
@@ -28,6 +29,7 @@ from facelib.figures.style import (
     panels_of,
     rate_axis,
     share_ticks,
+    shares_removed,
     size_title,
     style,
 )
@@ -236,6 +238,89 @@ class ErrorAgainstSize:
             handles += [Line2D([], [], color="0.4", linestyle="none", marker="o", markerfacecolor="white", label="fine-tuned (open)"),
                         Line2D([], [], color="0.75", linewidth=3.5, label="best at its size")]
             self.figure_.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else 5)
+        return self
+
+
+@dataclass
+class _PanelsOfNetworks:
+    """What a display of one network shows, for all networks: one column for each network, one row for each pair or line.
+
+    curves: the display of each network. After `plot`: axes_ holds the axes of every (network, line).
+    """
+
+    curves: dict[str, TemplateCurve] | dict[str, DetCurves]
+
+    def _plot(self, line: str, xlabel: str, ylabel: str, sharey: bool | str) -> None:
+        """line: the column of points whose values are the rows, as high as a page lets them be, at most a panel's width."""
+        points = pd.concat([curve.points for curve in self.curves.values()])
+        lines, networks = sorted(points[line].unique(), key=pair_order), list(self.curves)
+        with style():
+            self.figure_ = Figure(figsize=(TWO_COLUMNS, min(2.0 * len(lines), 8.5) + 0.5))
+            grid = self.figure_.subplots(len(lines), len(networks), sharex="col", sharey=sharey, squeeze=False)
+            self.axes_, handles = {}, {}
+            for row, column in np.ndindex(grid.shape):
+                axes, network, name = grid[row, column], networks[column], lines[row]
+                self.axes_[network, name] = axes
+                curve = self.curves[network]
+                curve.lines_ = {} if row == 0 else curve.lines_
+                handles |= curve.draw(axes, name, shares_removed(points))
+                if row == 0:
+                    axes.set_title(network_name(network), fontweight="bold")
+                if row == len(lines) - 1:
+                    axes.set_xlabel(xlabel)
+                if column == 0:
+                    axes.set_ylabel(f"{name}\n{ylabel}")
+            self.figure_.legend(handles=[handles[key] for key in sorted(handles)], loc="outside lower center", ncols=4)
+
+
+class TemplatesOfNetworks(_PanelsOfNetworks):
+    """EER against the number of images per template, networks side by side, pose pairs below each other; two columns wide.
+
+    curves: a `TemplateCurve` of each network. After `plot`: each one's lines_ holds its drawn lines, axes_ the axes of every
+    (network, pair).
+    """
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables]) -> TemplatesOfNetworks:
+        """Raises ValueError as `TemplateCurve.from_table`."""
+        return cls({study.network: TemplateCurve.from_table(_main(study)) for study in studies})
+
+    @property
+    def caption(self) -> str:
+        return ("EER (%) of each network against the images per template (at most so many: half of a subject's images of the pose where "
+                "they are fewer), for shares of the filters removed. Filled markers and solid lines: pruned; open markers and dashed "
+                f"lines: fine-tuned. Bars, for the unpruned network: {INTERVAL}.")
+
+    def plot(self) -> TemplatesOfNetworks:
+        self._plot("pair", "Images per template", "EER (%)", sharey="row")
+        points = pd.concat([curve.points for curve in self.curves.values()])
+        for (_, pair), axes in self.axes_.items():
+            rate_axis(axes, points[points["pair"] == pair], log=True)
+        return self
+
+
+class DetOfNetworks(_PanelsOfNetworks):
+    """DET curves at chosen shares of filters removed, networks side by side, lines of comparisons below each other; two columns wide.
+
+    curves: `DetCurves` of each network, of one template size. After `plot`: each one's lines_ holds its drawn curves, axes_ the axes
+    of every (network, line).
+    """
+
+    @classmethod
+    def from_studies(cls, studies: Sequence[StudyTables], template_size: int = 1) -> DetOfNetworks:
+        """Raises ValueError as `DetCurves.from_table`."""
+        return cls({study.network: DetCurves.from_table(
+            study.det[study.det["criterion"] == study.det["criterion"].iloc[0]], template_size) for study in studies})
+
+    @property
+    def caption(self) -> str:
+        [size] = {curve.template_size for curve in self.curves.values()}
+        return (f"FRR against FAR (%, normal deviate axes) of each network, {size_title(size).lower()}, with shares of its filters removed. "
+                "Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from scratch; the grey diagonal is where they are equal. "
+                "No intervals are drawn.")
+
+    def plot(self) -> DetOfNetworks:
+        self._plot("line", "FAR (%)", "FRR (%)", sharey=True)
         return self
 
 

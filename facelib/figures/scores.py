@@ -23,6 +23,7 @@ from facelib.figures.style import (
     pair_order,
     panels_of,
     percent_axis,
+    shares_removed,
     size_title,
     style,
 )
@@ -141,19 +142,12 @@ class DetCurves:
 
     def plot(self, width: float = TWO_COLUMNS) -> DetCurves:
         names = sorted(self.points["line"].unique(), key=pair_order)
-        steps = sorted(self.points["step"].unique())
         rows, columns = grid_of(len(names), width, 3)
         with style():
             self.figure_ = Figure(figsize=(width, (width / columns - 0.1) * rows + (0.4 if width > ONE_COLUMN else 0.7)))
             self.axes_, self.lines_, handles = panels_of(self.figure_, len(names), rows, columns, sharex=True, sharey=True), {}, {}
             for place, (axes, name) in enumerate(zip(self.axes_, names)):
-                _deviate_axes(axes)
-                for (step, stage), curve in self.points[self.points["line"] == name].groupby(["step", "stage"]):
-                    look = {"color": MARKS[steps.index(step) % len(MARKS)][0], "linestyle": LINES[stage]}
-                    curve = curve.sort_values(["far", "frr"], ascending=[False, True])
-                    [self.lines_[name, stage, step]] = axes.plot(curve["far"], curve["frr"], drawstyle="steps-pre", **look)
-                    label = f"{curve['filters_removed_pct'].iloc[0]:.0f} % removed" + f", {stage}" * (stage != "pruned")
-                    handles.setdefault((list(LINES).index(stage), step), Line2D([], [], label=label, **look))
+                handles |= self.draw(axes, name, shares_removed(self.points))
                 axes.set_title(name, fontweight="bold")
                 if lowest_of_column(place, len(names), columns):
                     axes.set_xlabel("FAR (%)")
@@ -162,6 +156,20 @@ class DetCurves:
             self.figure_.legend(handles=[handles[key] for key in sorted(handles)], loc="outside lower center",
                                 ncols=4 if width > ONE_COLUMN else 2)
         return self
+
+    def draw(self, axes, name: str, shares: list[int]) -> dict[tuple[int, int], Line2D]:
+        """Draws a line's curves into axes and keeps them in lines_; shares: all that a figure shows, for their colours. Returns
+        what a legend shows of them, by order."""
+        _deviate_axes(axes)
+        handles = {}
+        for (step, stage), curve in self.points[self.points["line"] == name].groupby(["step", "stage"]):
+            share = round(curve["filters_removed_pct"].iloc[0])
+            look = {"color": MARKS[shares.index(share) % len(MARKS)][0], "linestyle": LINES[stage]}
+            curve = curve.sort_values(["far", "frr"], ascending=[False, True])
+            [self.lines_[name, stage, step]] = axes.plot(curve["far"], curve["frr"], drawstyle="steps-pre", **look)
+            label = f"{share} % removed" + f", {stage.replace('from-', 'from ')}" * (stage != "pruned")
+            handles[list(LINES).index(stage), share] = Line2D([], [], label=label, **look)
+        return handles
 
 
 @dataclass
