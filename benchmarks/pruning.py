@@ -1,4 +1,4 @@
-"""Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--checkpoints FILE ...] [--threads N]
+"""Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--shares PCT ...] [--threads N]
 
 Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv; with --threads N,
 which `memory` does not heed, pruning_PART_threads_N.csv (1: what each part of `make study` has on two cores). Sizes are those of the
@@ -9,14 +9,19 @@ removal     1 % of the filters removed, momentum included, against the step of t
             alone. What it takes here to score and choose is given beside.
 scoring     a training step with and without the scores of every criterion; collect_ms is what collect() takes of it.
 throughput  images/s of training and inference with exact widths and with widths at multiples of 8, against the
-            unpruned network, beside what multiply-accumulates promise. --checkpoints names networks that a study
-            kept (pruned-040.safetensors), one for each share removed; else 40 % of the filters are removed here, by
-            taylor_weight after few mini-batches. Also in bfloat16 where the hardware has it. Speed-ups are medians
-            over rounds, with 95 % intervals (bootstrap over rounds).
+            unpruned network, beside what multiply-accumulates promise; with as many filters in every layer as a study's
+            network had at the --shares of filters removed (40 %; --study, results/real-faces). Which ones they are
+            makes no difference to speed. Also in bfloat16 where the hardware has it. Speed-ups are medians over rounds,
+            with 95 % intervals (bootstrap over rounds).
 profile     where the milliseconds of those training steps go: convolutions, whose multiply-accumulates are promised,
             and all else.
+convolutions
+            every convolution of those networks by itself, forward and backward: milliseconds unpruned and aligned, beside
+            what its own multiply-accumulates promise. What they promise in all is weighed by time, since those that lose
+            few filters may take longer than their multiply-accumulates tell.
 schedule    40 steps of 1 %, each of two scored training steps and a removal, against the same steps with masks: an
-            unpruned network, scored too, in which what is removed is set to zero after every update.
+            unpruned network, scored too, in which what is removed is set to zero after every update. Layers lose as many
+            filters as they did in the study.
 memory      peak of a pruning step (a mini-batch with scores, then removal) over that of a training step, each in a
             fresh process: MB above what the process held before.
 """
@@ -47,13 +52,13 @@ from facelib.channels import ChannelGraph
 from facelib.faces.crops import normalise
 from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
+from facelib.results import read_table
 from facelib.training import Recipe, backward, device, has_bfloat16, keep_freed_memory, optimizer_for
 
 SUBJECTS = 100
 STEM_STRIDES = {"squeezenet": 1, "mobilenetv2": 2, "resnet50": 2}
 RECIPE = Recipe(batch_size=32, precision="float32")
 SHARE = 0.01  # of the filters, in a step of the study
-STEPS, REMOVED = 20, 0.40  # for throughput, without checkpoints
 SCHEDULE = 40  # steps
 
 
@@ -167,7 +172,7 @@ def scoring(name: str, repeats: int = 5) -> list[dict]:
     return rows
 
 
-def throughput(name: str, checkpoints: list[Path], rounds: int = 6) -> list[dict]:
+def throughput(name: str, study: Path, shares: list[float], rounds: int = 6) -> list[dict]:
     batch, rows = mini_batch(0), []
     images = normalise(batch[0], device())
 
@@ -176,8 +181,8 @@ def throughput(name: str, checkpoints: list[Path], rounds: int = 6) -> list[dict
             network.eval().embed(images)
         network.train()
 
-    for removed in removals(name, checkpoints):
-        stored = in_storages(name, removed)
+    for share in shares:
+        stored = in_storages(name, study, share)
         total, macs = stored["unpruned"][1].filters, stored["unpruned"][1].macs
         for precision in ["float32"] + ["bfloat16"] * has_bfloat16(device()):
             works = {"training": {storage: partial(step, network, optimizer, batch, None, precision)
@@ -200,32 +205,44 @@ def throughput(name: str, checkpoints: list[Path], rounds: int = 6) -> list[dict
     return rows
 
 
-def removals(name: str, checkpoints: list[Path]) -> list[torch.Tensor]:
-    """The groups that are gone from each of the studies' networks of this name; without any, from one pruned here."""
-    if not checkpoints:
-        return [pruned_by_taylor(*made(name))]
-    loaded = [pruning.load(path) for path in checkpoints]
-    return [graph.removed for network, graph in loaded if network.config["name"] == name]
-
-
-def in_storages(name: str, removed: torch.Tensor) -> dict[str, tuple]:
-    """Network, graph and optimiser: unpruned, and without the removed groups at exact and at aligned widths."""
+def in_storages(name: str, study: Path, share: float) -> dict[str, tuple]:
+    """Network, graph and optimiser: unpruned, and as the study had it at that share, at exact and at aligned widths."""
     found = {"unpruned": made(name)}
+    left = filters_left(name, study)
     for storage, multiple in (("exact", 1), ("aligned", 8)):
-        found[storage] = made(name)
-        found[storage][1].remove(removed)
-        found[storage][1].align(multiple)
+        _, graph, _ = found[storage] = made(name)
+        graph.remove(groups_beyond(graph, left(share)))
+        assert {layer: len(graph.filter_groups(layer)) for layer in left(share)} == left(share)
+        graph.align(multiple)
     return found
+
+
+def filters_left(name: str, study: Path) -> Callable[[float], dict[str, int]]:
+    """From the percentage of filters removed to the filters in every layer of the study's network, by interpolation between the
+    steps that it evaluated."""
+    layers = read_table(study / name / "layers.csv")
+    layers = layers[(layers["stage"] == "pruned") & (layers["criterion"] == "taylor_weight") & (layers["seed"] == 0)]
+    counts = layers.pivot(index="step", columns="layer", values="out_channels")
+    removed = 100 * (1 - counts.sum(axis=1) / counts.loc[0].sum())
+    return lambda share: {layer: round(np.interp(share, removed, counts[layer])) for layer in counts}
+
+
+def groups_beyond(graph: ChannelGraph, left: dict[str, int]) -> list[int]:
+    """The groups of the last filters of every layer, all but so many. Where layers share groups, the first one's are the others'."""
+    gone: set[int] = set()
+    for layer, count in left.items():
+        gone.update([group for group in graph.filter_groups(layer).tolist() if group not in gone][count:])
+    return sorted(gone)
 
 
 KINDS = {"convolution": "convolutions", "batch_norm": "batch normalisation", "threshold": "ReLU", "clamp": "ReLU",
          "hardtanh": "ReLU", "pool": "pooling", "mean": "pooling", "cat": "concatenation"}
 
 
-def profile(name: str, checkpoints: list[Path], rounds: int = 5, each: int = 2) -> list[dict]:
+def profile(name: str, study: Path, shares: list[float], rounds: int = 5, each: int = 2) -> list[dict]:
     batch, rows = mini_batch(0), []
-    for removed in removals(name, checkpoints):
-        stored = in_storages(name, removed)
+    for share in shares:
+        stored = in_storages(name, study, share)
         found = {storage: Counter() for storage in stored}
         for _ in range(rounds):
             for storage, (network, _, optimizer) in stored.items():
@@ -247,9 +264,54 @@ def profile(name: str, checkpoints: list[Path], rounds: int = 5, each: int = 2) 
     return rows
 
 
-def schedule(name: str, batches: int = 2) -> list[dict]:
-    """Step by step, by turns. What the aligned arm's scores choose leaves all three: they lose the same filters."""
-    arms = {arm: made(name) for arm in ("masks", "exact", "aligned")}
+def convolutions(name: str, study: Path, shares: list[float], rounds: int = 5) -> list[dict]:
+    rows = []
+    for share in shares:
+        stored = in_storages(name, study, share)
+        shapes = {storage: shapes_of(network) for storage, (network, *_) in stored.items()}
+        removed, of_share = 100 * (1 - stored["exact"][1].filters / stored["unpruned"][1].filters), []
+        for layer in shapes["unpruned"]:
+            works = {storage: alone(stored[storage][0].get_submodule(layer), shapes[storage][layer], first=not of_share)
+                     for storage in ("unpruned", "aligned")}
+            milliseconds = 1000 * in_rounds(works, rounds, warm_ups=1, each=2).min()
+            work = {storage: stored[storage][0].get_submodule(layer).weight.numel() for storage in ("unpruned", "exact")}
+            of_share.append({"layer": layer, **milliseconds.add_suffix("_ms"), "promised_by_macs": work["unpruned"] / work["exact"]})
+        table = pd.DataFrame(of_share)
+        unpruned, aligned = table["unpruned_ms"].sum(), table["aligned_ms"].sum()
+        of_share.append({"layer": "in all", "unpruned_ms": unpruned, "aligned_ms": aligned,
+                         "promised_by_macs": unpruned / (table["unpruned_ms"] / table["promised_by_macs"]).sum()})
+        rows += [{"network": name, "filters_removed_pct": removed, **row, "speedup": row["unpruned_ms"] / row["aligned_ms"]}
+                 for row in of_share]
+    return rows
+
+
+def shapes_of(network: FaceNetwork) -> dict[str, tuple[int, ...]]:
+    """The shape of every convolution's input in a training step, the first convolution first."""
+    found: dict[str, tuple[int, ...]] = {}
+    hooks = [module.register_forward_pre_hook(lambda _, given, name=name: found.update({name: tuple(given[0].shape)}))
+             for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    with torch.no_grad():
+        network(normalise(mini_batch(0)[0], device()))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def alone(convolution: torch.nn.Conv2d, shape: tuple[int, ...], first: bool) -> Callable[[], None]:
+    """A forward and a backward pass of a convolution by itself; first: no gradient goes back to its input."""
+    images = torch.randn(shape, device=device()).to(memory_format=torch.channels_last).requires_grad_(not first)
+    gradient = torch.randn_like(convolution(images))
+
+    def passes() -> None:
+        convolution(images).backward(gradient)
+        convolution.weight.grad = images.grad = None
+
+    return passes
+
+
+def schedule(name: str, study: Path, shares: list[float], batches: int = 2) -> list[dict]:
+    """Step by step, by turns. Every arm pays for a choice; what leaves are as many filters of every layer as left the study's."""
+    arms, left = {arm: made(name) for arm in ("masks", "exact", "aligned")}, filters_left(name, study)
     arms["aligned"][1].align(8)
     total, seconds, gone, macs = arms["masks"][1].filters, Counter(), [], []
     for number in range(1, SCHEDULE + 1):
@@ -264,15 +326,14 @@ def schedule(name: str, batches: int = 2) -> list[dict]:
                 for parameter, rows in places:
                     parameter.data[rows] = 0
                 seconds[arm] += now() - start
-        asked = round(number * SHARE * total) - (total - arms["aligned"][1].filters)
-        chosen = pruning.choose(arms["aligned"][1], *collected["aligned"].scores(), asked)
+        beyond = groups_beyond(arms["masks"][1], left(100 * number * SHARE))
+        chosen, gone = sorted(set(beyond) - set(gone)), beyond
         for arm, (network, graph, optimizer) in arms.items():
             start = now()
-            pruning.choose(graph, *collected[arm].scores(), asked)  # every arm pays for a choice, masks' is not cut down
+            pruning.choose(graph, *collected[arm].scores(), round(SHARE * total))
             if arm != "masks":
                 graph.remove(chosen, optimizer)
             seconds[arm] += now() - start
-        gone += chosen
     return [{"network": name, "steps": SCHEDULE, "storage": arm,
              "filters_removed_pct": 100 * (1 - arms[arm][1].filters / total), "seconds": seconds[arm],
              "masks_seconds": seconds["masks"], "share_of_masks": seconds[arm] / seconds["masks"],
@@ -288,17 +349,6 @@ def masked_places(network: FaceNetwork, graph: ChannelGraph, gone: list[int]) ->
             rows = torch.isin(graph.filter_groups(name), torch.tensor(gone, dtype=torch.long)).to(device())
             places += [(parameter, rows) for parameter in (module.weight, module.bias) if parameter is not None]
     return places
-
-
-def pruned_by_taylor(network: FaceNetwork, graph: ChannelGraph, optimizer: torch.optim.SGD) -> torch.Tensor:
-    """The groups that leave a network in STEPS steps, each scored and trained on one small mini-batch."""
-    total = graph.filters
-    for number in range(1, STEPS + 1):
-        importance = Importance(network, graph, "taylor_weight")
-        step(network, optimizer, mini_batch(number, 16), importance)
-        asked = round(number / STEPS * REMOVED * total) - (total - graph.filters)
-        graph.remove(pruning.choose(graph, *importance.scores(), asked), optimizer)
-    return graph.removed
 
 
 def memory(name: str) -> list[dict]:
@@ -331,10 +381,10 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
-PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, schedule, memory)}
+PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, convolutions, schedule, memory)}
 
 
-def main(parts: list[str], names: list[str], checkpoints: list[Path], threads: int | None) -> None:
+def main(parts: list[str], names: list[str], study: Path, shares: list[float], threads: int | None) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     print(f"{torch.get_num_threads()} threads, {device()}")
@@ -343,7 +393,7 @@ def main(parts: list[str], names: list[str], checkpoints: list[Path], threads: i
     for part in parts:
         rows = []
         for name in names:
-            rows += PARTS[part](name, checkpoints) if part in ("throughput", "profile") else PARTS[part](name)
+            rows += PARTS[part](name) if part in ("removal", "scoring", "memory") else PARTS[part](name, study, shares)
         table = pd.DataFrame(rows)
         numbers = table.select_dtypes(np.floating).columns
         table[numbers] = table[numbers].round(3)
@@ -355,10 +405,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--networks", nargs="+", default=list(STEM_STRIDES), choices=list(STEM_STRIDES), metavar="NAME")
-    parser.add_argument("--checkpoints", nargs="+", type=Path, default=[],
-                        help="of pruned networks, for throughput and profile")
+    parser.add_argument("--study", type=Path, default=Path("results/real-faces"), metavar="FOLDER",
+                        help="results that throughput, profile, convolutions and schedule follow")
+    parser.add_argument("--shares", nargs="+", type=float, default=[40.0], metavar="PCT",
+                        help="filters removed, %%; not of schedule")
     parser.add_argument("--threads", type=int, metavar="N", help="as many as torch takes, by default")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"a part is one of {', '.join(PARTS)}, found {', '.join(sorted(unknown))}")
-    main(given.parts or list(PARTS), given.networks, given.checkpoints, given.threads)
+    main(given.parts or list(PARTS), given.networks, given.study, given.shares, given.threads)
