@@ -23,7 +23,7 @@ from facelib.faces.faceset import FaceSet
 from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
 from facelib.progress import progress
-from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
+from facelib.storage import check_same_run, load_checkpoint, prefixed, save_checkpoint, under
 from facelib.training import (
     Recipe,
     backward,
@@ -201,7 +201,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
     and every evaluated network stays as folder/STAGE-STEP.safetensors, for `load`. A finished run is not repeated.
     Returns the tables of the schedule's stage. Raises TrainingError when the loss, a gradient or the network is no
-    longer finite, ValueError when the folder holds the run of another schedule, or the schedule would remove more than may leave.
+    longer finite, ValueError when the folder holds the run of another schedule, recipe or seed, or the schedule would remove more
+    than may leave.
     """
     folder = Path(folder)
     path = folder / "pruning.safetensors"
@@ -213,9 +214,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     curve, layers = [], []
     if path.exists():
         tensors, saved = load_checkpoint(path)
-        if saved["schedule"] != asdict(schedule):
-            raise ValueError(f"{path} is a run of {saved['schedule']}, not of {asdict(schedule)}: every schedule has its "
-                             "folder")
+        check_same_run(path, saved, schedule=asdict(schedule), recipe=asdict(recipe), seed=seed)
         graph.align(saved["multiple"])
         graph.remove(tensors["removed"], optimizer)
         network.load_state_dict(under("network", tensors))
@@ -263,8 +262,8 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
                                     refresh=False)
             tensors = prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
             save_checkpoint(path, tensors | {"removed": graph.removed},
-                            {"network": network.config, "schedule": asdict(schedule), "step": step,
-                             "precision": precision, "multiple": graph.multiple, "curve": curve, "layers": layers})
+                            {"network": network.config, "schedule": asdict(schedule), "recipe": asdict(recipe), "seed": seed,
+                             "step": step, "precision": precision, "multiple": graph.multiple, "curve": curve, "layers": layers})
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 

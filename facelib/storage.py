@@ -69,6 +69,14 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}. Delete it to start its part anew.") from error
 
 
+def check_same_run(path: Path, saved: dict, **asked) -> None:
+    """Raises ValueError when a checkpoint's metadata, where it has what is asked, has it otherwise."""
+    for name, value in asked.items():
+        value = json.loads(json.dumps(value))
+        if saved.get(name, value) != value:
+            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder")
+
+
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 

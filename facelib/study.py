@@ -128,8 +128,12 @@ class Study:
 
     @cached_property
     def finetune_recipe(self) -> Recipe:
-        return Recipe(self.batch_size, self.finetune_epochs, "one-cycle", (self.finetune_learning_rate,),
-                      label_smoothing=self.label_smoothing, precision=self.precision)
+        try:
+            return Recipe(self.batch_size, self.finetune_epochs, "one-cycle", (self.finetune_learning_rate,),
+                          label_smoothing=self.label_smoothing, precision=self.precision)
+        except ValueError as error:
+            raise ValueError(f"finetune_epochs {self.finetune_epochs}, finetune_learning_rate {self.finetune_learning_rate}: {error}"
+                             ) from error
 
     @cached_property
     def _whole(self) -> int:
@@ -139,6 +143,8 @@ class Study:
 
     def _share(self, amount: float) -> float:
         """An amount to remove as a share of the unpruned network: below 1 it is one, from 1 on a count of `unit`."""
+        if type(amount) not in (int, float):
+            raise ValueError(f"an amount to remove is a share (0.4 is 40 %) or, from 1 on, a number of {self.unit}, found {amount!r}")
         return amount if amount < 1 or self.unit not in pruning.UNITS else amount / self._whole
 
     @cached_property

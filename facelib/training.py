@@ -18,7 +18,7 @@ from facelib.faces.crops import centre_batches, normalise, training_batches
 from facelib.faces.faceset import FaceSet
 from facelib.networks import FaceNetwork
 from facelib.progress import progress
-from facelib.storage import load_checkpoint, prefixed, save_checkpoint, under
+from facelib.storage import check_same_run, load_checkpoint, prefixed, save_checkpoint, under
 
 
 class TrainingError(RuntimeError):
@@ -56,6 +56,8 @@ class Recipe:
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, found {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share from 0 up to, but not, 1, found {self.label_smoothing}")
 
 
 def keep_freed_memory() -> None:
@@ -208,7 +210,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     not repeated. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
     validation_accuracy (a fraction), images_per_second, precision.
     Raises TrainingError when the loss, a gradient or the network is no longer finite, ValueError when the network
-    classifies other subjects.
+    classifies other subjects, or the folder holds the training of another recipe or seed.
     """
     names = sorted(set(training.subjects))
     if len(names) != network.config["subjects"]:
@@ -222,6 +224,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     precision, history, best = None, [], None
     if path.exists():
         tensors, saved = load_checkpoint(path)
+        check_same_run(path, saved, recipe=asdict(recipe), seed=seed)
         network.load_state_dict(under("network", tensors))
         load_momentum(optimizer, network, under("momentum", tensors))
         best, history, precision, plateau.state = under("best", tensors), saved["history"], saved["precision"], saved["plateau"]
@@ -258,7 +261,7 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
         plateau.epoch_ended(loss)
         save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("best", best)
                         | prefixed("momentum", momentum(optimizer, network)),
-                        {"network": network.config, "recipe": asdict(recipe), "history": history,
+                        {"network": network.config, "recipe": asdict(recipe), "seed": seed, "history": history,
                          "precision": precision, "plateau": plateau.state})
     network.load_state_dict(best)
     return pd.DataFrame(history)

@@ -182,8 +182,14 @@ def test_fine_tuned_control_keeps_its_criterion(control, blobs):
 
 
 def test_folder_of_another_schedule_is_an_error(never_killed, blobs):
-    with pytest.raises(ValueError, match="every schedule has its folder"):
+    with pytest.raises(ValueError, match="schedule.*every run has its folder"):
         run(blobs, never_killed[1], replace(SCHEDULE, criterion="none"))
+
+
+@pytest.mark.parametrize("recipe, seed, named", [(replace(RECIPE, batch_size=RECIPE.batch_size + 1), 0, "recipe"), (RECIPE, 1, "seed 0, not 1")])
+def test_folder_of_another_recipe_or_seed_is_an_error(never_killed, blobs, recipe, seed, named):
+    with pytest.raises(ValueError, match=f"run with {named}.*every run has its folder"):
+        prune(network(), split_subjects(blobs, 0.25)[0], SCHEDULE, recipe, unverified, seed, never_killed[1])
 
 
 def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, tmp_path):

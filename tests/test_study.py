@@ -295,6 +295,9 @@ def test_parts_are_listed_and_unknown_ones_refused(monkeypatch, capsys):
     ({"template_sizes": [1, 1]}, r"template_sizes names a size twice: \[1, 1\]"),
     ({"finetune_shares": [0.1, 0.1]}, r"finetune_shares names a share twice: \[0.1, 0.1\]"),
     ({"more_template_sizes": [0]}, "at least 1, found"),
+    ({"finetune_shares": ["40%"]}, "is a share .*0.4 is 40 %.*found '40%'"),
+    ({"finetune_epochs": 0}, "finetune_epochs 0.*at least 1"),
+    ({"label_smoothing": 1.5}, "label_smoothing is a share.*1.5"),
 ])
 def test_parameters_that_do_not_fit_are_refused_at_once(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):

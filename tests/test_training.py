@@ -100,6 +100,12 @@ def test_finished_training_is_not_repeated(trained, sets, monkeypatch):
     assert torch.equal(again.classifier.weight, trained[0].classifier.weight)
 
 
+@pytest.mark.parametrize("recipe, seed, named", [(replace(RECIPE, epochs=RECIPE.epochs + 1), 0, "recipe"), (RECIPE, 1, "seed 0, not 1")])
+def test_folder_of_another_training_is_an_error(trained, sets, recipe, seed, named):
+    with pytest.raises(ValueError, match=f"run with {named}.*every run has its folder"):
+        train(network(), *sets, recipe, seed, trained[2])
+
+
 def test_plateau_takes_the_next_rate_when_the_loss_has_not_fallen_for_patience_epochs():
     plateau = Plateau((0.01, 0.005), patience=2)
     rates = []
@@ -149,7 +155,8 @@ def test_other_subjects_than_the_network_classifies_are_an_error(sets, tmp_path)
         train(network(5), *sets, RECIPE, 0, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"precision": "half"}, {"learning_rates": ()}, {"epochs": 0}])
+@pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"precision": "half"}, {"learning_rates": ()}, {"epochs": 0},
+                                   {"label_smoothing": 1.5}])
 def test_recipe_refuses_what_makes_no_sense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Recipe(**wrong)
