@@ -258,12 +258,12 @@ class _PanelsOfNetworks:
             self.figure_ = Figure(figsize=(TWO_COLUMNS, min(2.0 * len(lines), 8.5) + 0.5))
             grid = self.figure_.subplots(len(lines), len(networks), sharex="col", sharey=sharey, squeeze=False)
             self.axes_, handles = {}, {}
+            for curve in self.curves.values():
+                curve.lines_ = {}
             for row, column in np.ndindex(grid.shape):
                 axes, network, name = grid[row, column], networks[column], lines[row]
                 self.axes_[network, name] = axes
-                curve = self.curves[network]
-                curve.lines_ = {} if row == 0 else curve.lines_
-                handles |= curve.draw(axes, name, shares_removed(points))
+                handles |= self.curves[network].draw(axes, name, shares_removed(points))
                 if row == 0:
                     axes.set_title(network_name(network), fontweight="bold")
                 if row == len(lines) - 1:
