@@ -131,8 +131,8 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
         unpruned = curve[(curve["stage"] == "pruned") & (curve["step"] == 0) & (curve["metric"] == "accuracy")]
         accuracies.append(f"{100 * unpruned['value'].item():.1f}")
     assert f"accuracy on LFW View 2 is {accuracies[0]} and {accuracies[1]} %" in readme and f"{accuracies[2]} % on LFW" in readme
-    least = hypotheses.least_eer(studies["resnet50"])
-    assert f"an EER of {100 * least:.1f} %" in readme and least > hypotheses.Terms().recogniser
+    assert f"an EER of {100 * hypotheses.least_eer(studies['resnet50']):.1f} % on frontal single images" in readme
+    assert max(map(hypotheses.least_eer, studies.values())) < hypotheses.Terms().recogniser  # "something to lose all three have"
 
 
 def test_the_papers_scale_costs_what_its_preset_asks_for():
