@@ -224,7 +224,13 @@ def filters_left(name: str, study: Path) -> Callable[[float], dict[str, int]]:
     layers = layers[(layers["stage"] == "pruned") & (layers["criterion"] == "taylor_weight") & (layers["seed"] == 0)]
     counts = layers.pivot(index="step", columns="layer", values="out_channels")
     removed = 100 * (1 - counts.sum(axis=1) / counts.loc[0].sum())
-    return lambda share: {layer: round(np.interp(share, removed, counts[layer])) for layer in counts}
+
+    def left(share: float) -> dict[str, int]:
+        if not 0 <= share <= removed.max() + 0.1:
+            raise ValueError(f"{study / name} has networks with 0 to {removed.max():.1f} % of the filters removed, found {share:g}")
+        return {layer: round(np.interp(share, removed, counts[layer])) for layer in counts}
+
+    return left
 
 
 def groups_beyond(graph: ChannelGraph, left: dict[str, int]) -> list[int]:

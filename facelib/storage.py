@@ -70,11 +70,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def check_same_run(path: Path, saved: dict, **asked) -> None:
-    """Raises ValueError when a checkpoint's metadata, where it has what is asked, has it otherwise."""
+    """Raises ValueError when the metadata of the checkpoint to go on from has something else than asked under a name."""
     for name, value in asked.items():
-        value = json.loads(json.dumps(value))
+        value = json.loads(json.dumps(value))  # as it was saved: tuples are lists
         if saved.get(name, value) != value:
-            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder")
+            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder. Take another, or delete this file to start "
+                             "its part anew")
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

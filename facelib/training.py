@@ -57,7 +57,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, found {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is a share from 0 up to, but not, 1, found {self.label_smoothing}")
+            raise ValueError(f"label_smoothing is a share, at least 0 and below 1, found {self.label_smoothing}")
 
 
 def keep_freed_memory() -> None:

@@ -24,6 +24,12 @@ def test_networks_have_the_parameters_of_the_studys(benchmark, name):
     stored = benchmark["in_storages"](name, STUDY, share)
     assert {storage: pruning.size_columns(network, graph)["parameters"] for storage, (network, graph, _) in stored.items()} == {
         "unpruned": curve["parameters"].max(), "exact": parameters, "aligned": parameters}
+    assert {storage: graph.multiple for storage, (_, graph, _) in stored.items()} == {"unpruned": 1, "exact": 1, "aligned": 8}
+
+
+def test_a_share_that_was_not_evaluated_is_refused(benchmark):
+    with pytest.raises(ValueError, match="0 to 60.0 % of the filters removed, found 80"):
+        benchmark["filters_left"]("squeezenet", STUDY)(80)
 
 
 @pytest.mark.parametrize("name", ["squeezenet", "mobilenetv2", "resnet50"])

@@ -434,6 +434,10 @@ def test_networks_side_by_side_show_what_each_shows_alone_and_a_share_looks_the_
     """ResNet50 here takes coarser steps and was chosen at other shares, so its 40 % is another step and another place in a list."""
     made_up.write(tmp_path, steps=range(0, 61, 20))
     made_up.write(tmp_path, network="resnet50", steps=range(0, 61, 10), chosen=(0, 40))
+    for name in ("curve", "det"):  # steps of 2 %
+        path = tmp_path / "resnet50" / f"{name}.csv"
+        table = pd.read_csv(path)
+        table.assign(step=table["step"] // 2).to_csv(path, index=False)
     studies = list(load_studies(tmp_path).values())
     together = figures.figures_of_networks(studies)
     for name in ("det", "det_5", "templates"):

@@ -35,7 +35,7 @@ def style():
                 "lines.markersize": 3.2, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
                 "ytick.major.size": 2.5, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4,
                 "grid.color": "0.88", "legend.frameon": False, "figure.dpi": 150, "savefig.dpi": 300, "pdf.fonttype": 42,
-                "figure.constrained_layout.use": True}
+                "figure.constrained_layout.use": True, "figure.autolayout": False}
     with matplotlib.rc_context(settings):
         yield
 
@@ -54,7 +54,7 @@ def save(figure: Figure, path_stem: Path, caption: str) -> None:
     path_stem = Path(path_stem)
     path_stem.parent.mkdir(parents=True, exist_ok=True)
     with style(), matplotlib.rc_context({"figure.constrained_layout.use": False}):
-        if layout := figure.get_layout_engine():  # laid out once, for both files
+        if layout := figure.get_layout_engine():  # laid out once, for both files; savefig draws twice where there is an engine
             layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(f"{path_stem}.png", metadata={"Software": None})
