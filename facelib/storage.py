@@ -74,8 +74,8 @@ def check_same_run(path: Path, saved: dict, **asked) -> None:
     for name, value in asked.items():
         value = json.loads(json.dumps(value))  # as it was saved: tuples are lists
         if saved.get(name, value) != value:
-            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder. Take another, or delete this file to start "
-                             "its part anew")
+            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder. "
+                             "Take another, or delete this file to start its part anew")
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,9 +21,10 @@ from facelib.figures.networks import (
     FiltersLeftOfNetworks,
     SizeOfNetworks,
     TemplatesOfNetworks,
+    main_rows,
 )
 from facelib.figures.scores import DetCurves, ScoreHistogram
-from facelib.figures.style import ONE_COLUMN, save
+from facelib.figures.style import ONE_COLUMN, of_first_criterion, save
 from facelib.results import StudyTables, load_studies, read_table, summary_markdown
 from facelib.storage import replacing
 
@@ -57,9 +58,9 @@ def figures_of(curve: pd.DataFrame, layers: pd.DataFrame, study: StudyTables | N
         displays["arms"] = Arms.from_table(study.arms)
     if len(study.scores):
         displays["scores"] = ScoreHistogram.from_table(study.scores)
-    for size in sorted(study.det["template_size"].unique()):
-        of_first = study.det[study.det["criterion"] == study.det["criterion"].iloc[0]]
-        displays[_det_name(size)] = DetCurves.from_table(of_first, size)
+    det = of_first_criterion(study.det)
+    for size in sorted(det["template_size"].unique()):
+        displays[_det_name(size)] = DetCurves.from_table(det, size)
     return displays
 
 
@@ -79,11 +80,11 @@ def figures_of_networks(studies: Sequence[StudyTables]) -> dict[str, object]:
     displays = {metric: ErrorOfNetworks.from_studies(studies, metric) for metric in sorted(metrics)}
     displays |= {"size": SizeOfNetworks.from_studies(studies), "eer_against_size": ErrorAgainstSize.from_studies(studies),
                  "filters_left": FiltersLeftOfNetworks.from_studies(studies)}
-    if measured := [study for study in studies if _has_template_sizes(study.curve)]:
+    if measured := [study for study in studies if _has_template_sizes(main_rows(study))]:
         displays["templates"] = TemplatesOfNetworks.from_studies(measured)
-    for size in sorted({size for study in studies for size in study.det["template_size"]}):
-        measured = [study for study in studies if size in set(study.det["template_size"])]
-        displays[_det_name(size)] = DetOfNetworks.from_studies(measured, size)
+    sizes = {study.network: set(of_first_criterion(study.det)["template_size"]) for study in studies}
+    for size in sorted(set.union(*sizes.values())):
+        displays[_det_name(size)] = DetOfNetworks.from_studies([study for study in studies if size in sizes[study.network]], size)
     return displays
 
 

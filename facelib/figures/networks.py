@@ -24,6 +24,7 @@ from facelib.figures.style import (
     metric_label,
     network_marks,
     network_name,
+    of_first_criterion,
     pair_marks,
     pair_order,
     panels_of,
@@ -52,7 +53,7 @@ class ErrorOfNetworks:
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables], metric: str = "eer") -> ErrorOfNetworks:
         """Raises ValueError as `PruningCurve.from_table`."""
-        return cls({study.network: PruningCurve.from_table(_main(study), metric) for study in studies}, metric)
+        return cls({study.network: PruningCurve.from_table(main_rows(study), metric) for study in studies}, metric)
 
     @property
     def caption(self) -> str:
@@ -95,7 +96,7 @@ class ErrorOfNetworks:
         return self
 
 
-def _main(study: StudyTables) -> pd.DataFrame:
+def main_rows(study: StudyTables) -> pd.DataFrame:
     """The rows of the first criterion in curve.csv."""
     criterion = study.curve.loc[study.curve["stage"] == "pruned", "criterion"].iloc[0]
     return study.curve[(study.curve["criterion"] == criterion) | (study.curve["stage"] == "control")]
@@ -114,7 +115,7 @@ class SizeOfNetworks:
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> SizeOfNetworks:
         columns = ["filters_removed_pct", "parameters", "macs"]
-        return cls({study.network: (rows := _main(study))[rows["stage"] == "pruned"].groupby("step")[columns].mean() for study in studies})
+        return cls({study.network: (rows := main_rows(study))[rows["stage"] == "pruned"].groupby("step")[columns].mean() for study in studies})
 
     @property
     def caption(self) -> str:
@@ -174,7 +175,7 @@ class ErrorAgainstSize:
         """Pruned and fine-tuned networks, mean over seeds, of the template sizes that every evaluated step has."""
         tables = []
         for study in studies:
-            rows = _main(study)
+            rows = main_rows(study)
             rows = rows[(rows["metric"] == "eer") & rows["stage"].isin(EVALUATED) & (rows["protocol"] == "pose_pairs")]
             steps = rows[rows["stage"] == "pruned"].groupby("template_size")["step"].nunique()
             rows = rows[rows["template_size"].isin(steps.index[steps == steps.max()])]
@@ -251,9 +252,9 @@ class _PanelsOfNetworks:
     curves: dict[str, TemplateCurve] | dict[str, DetCurves]
 
     def _plot(self, line: str, xlabel: str, ylabel: str, sharey: bool | str) -> None:
-        """line: the column of points whose values are the rows, as high as a page lets them be, at most a panel's width."""
+        """line: a column of `points`; each of its values has a row of panels. All rows together fit on a page."""
         points = pd.concat([curve.points for curve in self.curves.values()])
-        lines, networks = sorted(points[line].unique(), key=pair_order), list(self.curves)
+        lines, networks, shares = sorted(points[line].unique(), key=pair_order), list(self.curves), shares_removed(points)
         with style():
             self.figure_ = Figure(figsize=(TWO_COLUMNS, min(2.0 * len(lines), 8.5) + 0.5))
             grid = self.figure_.subplots(len(lines), len(networks), sharex="col", sharey=sharey, squeeze=False)
@@ -263,7 +264,7 @@ class _PanelsOfNetworks:
             for row, column in np.ndindex(grid.shape):
                 axes, network, name = grid[row, column], networks[column], lines[row]
                 self.axes_[network, name] = axes
-                handles |= self.curves[network].draw(axes, name, shares_removed(points))
+                handles |= self.curves[network].draw(axes, name, shares)
                 if row == 0:
                     axes.set_title(network_name(network), fontweight="bold")
                 if row == len(lines) - 1:
@@ -283,7 +284,7 @@ class TemplatesOfNetworks(_PanelsOfNetworks):
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> TemplatesOfNetworks:
         """Raises ValueError as `TemplateCurve.from_table`."""
-        return cls({study.network: TemplateCurve.from_table(_main(study)) for study in studies})
+        return cls({study.network: TemplateCurve.from_table(main_rows(study)) for study in studies})
 
     @property
     def caption(self) -> str:
@@ -309,8 +310,7 @@ class DetOfNetworks(_PanelsOfNetworks):
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables], template_size: int = 1) -> DetOfNetworks:
         """Raises ValueError as `DetCurves.from_table`."""
-        return cls({study.network: DetCurves.from_table(
-            study.det[study.det["criterion"] == study.det["criterion"].iloc[0]], template_size) for study in studies})
+        return cls({study.network: DetCurves.from_table(of_first_criterion(study.det), template_size) for study in studies})
 
     @property
     def caption(self) -> str:
@@ -336,8 +336,7 @@ class FiltersLeftOfNetworks:
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> FiltersLeftOfNetworks:
         """Raises as `FiltersLeft.from_table`."""
-        return cls({study.network: FiltersLeft.from_table(
-            study.layers[study.layers["criterion"] == study.layers["criterion"].iloc[0]]) for study in studies})
+        return cls({study.network: FiltersLeft.from_table(of_first_criterion(study.layers)) for study in studies})
 
     @property
     def caption(self) -> str:

@@ -86,6 +86,11 @@ def share_ticks(last: float) -> list[float]:
     return [tick for tick in MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(0, last) if tick <= last + 0.5]
 
 
+def of_first_criterion(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the criterion that a table names first: what a figure of one criterion shows."""
+    return table[table["criterion"] == table["criterion"].iloc[0]] if len(table) else table
+
+
 def shares_removed(points: pd.DataFrame) -> list[int]:
     """The shares of filters removed that a figure shows, whole percent."""
     return sorted(points["filters_removed_pct"].round().astype(int).unique())
