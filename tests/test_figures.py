@@ -445,7 +445,7 @@ def test_networks_side_by_side_show_what_each_shows_alone_and_a_share_looks_the_
         looks = {}
         for study in studies:
             alone = figures.figures_of(study.curve, study.layers, study)[name].plot()
-            lines = shown.curves[study.network].lines_
+            lines = {key[1:]: line for key, line in shown.lines_.items() if key[0] == study.network}
             assert lines.keys() == alone.lines_.keys() and len(lines) > 0
             for key, line in lines.items():
                 pair, stage, step = key
@@ -458,6 +458,37 @@ def test_networks_side_by_side_show_what_each_shows_alone_and_a_share_looks_the_
         assert all(len(look) == 1 for look in looks.values()) and len(set.union(*looks.values())) == len(looks)
         assert shown.axes_["squeezenet", "frontal-frontal"].get_title() == "SqueezeNet"
         assert shown.figure_.get_figheight() <= 9
+        assert "by taylor_weight" in shown.caption
+
+
+def test_one_network_side_by_side_with_none_takes_one_column(tmp_path):
+    made_up.write(tmp_path, steps=range(0, 61, 20))
+    [study] = load_studies(tmp_path).values()
+    for display in (figures.DetOfNetworks.from_studies([study]), figures.TemplatesOfNetworks.from_studies([study])):
+        assert display.plot().figure_.get_figwidth() == figures.ONE_COLUMN
+
+
+def test_captions_of_det_curves_say_how_many_comparisons_and_which_seed(tmp_path):
+    det = made_up.write(tmp_path, steps=range(0, 61, 20))["det"]
+    [first] = det.loc[(det["pair"] == "frontal-frontal") & (det["template_size"] == 1), ["genuine", "impostor"]].drop_duplicates().itertuples()
+    counts = f"frontal-frontal {first.genuine:,} and {first.impostor:,}"
+    several = pd.concat([det, det.assign(seed=1)])
+    for tables, seed in ((det, False), (several, True)):
+        alone = figures.DetCurves.from_table(tables)
+        for display in (alone, figures.DetOfNetworks({"squeezenet": alone, "resnet50": alone})):
+            assert display.caption.count(counts) == 1 and ("the first seed" in display.caption) == seed
+    fewer = figures.DetCurves.from_table(det.assign(genuine=det["genuine"] - 1))
+    caption = figures.DetOfNetworks({"squeezenet": alone, "resnet50": fewer}).caption
+    assert f"SqueezeNet: {counts}" in caption and f"ResNet50: frontal-frontal {first.genuine - 1:,} and {first.impostor:,}" in caption
+
+
+@pytest.mark.parametrize("number", [2, 7, 8, 13])
+def test_no_two_shares_have_the_same_colour(tmp_path, number):
+    shares = [5 * place for place in range(number)]
+    det = made_up.write(tmp_path, steps=range(0, 61, 5), chosen=shares)["det"]
+    drawn = figures.DetCurves.from_table(det).plot().lines_
+    colours = {step: line.get_color() for (_, stage, step), line in drawn.items() if stage == "pruned"}
+    assert len(colours) == number == len(set(colours.values()))
 
 
 def test_width_loss_is_never_drawn_of_the_unpruned_network():

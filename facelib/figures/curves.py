@@ -24,8 +24,8 @@ from facelib.figures.style import (
     pair_order,
     panels_of,
     rate_axis,
+    share_marks,
     share_ticks,
-    shares_removed,
     size_title,
     style,
 )
@@ -271,7 +271,9 @@ class TemplateCurve:
             self.figure_ = Figure(figsize=(width, 2.0 * rows + 0.45))
             self.axes_, self.lines_, handles = panels_of(self.figure_, len(pairs), rows, columns, sharex=True, sharey=True), {}, {}
             for place, (axes, pair) in enumerate(zip(self.axes_, pairs)):
-                handles |= self.draw(axes, pair, shares_removed(self.points))
+                lines, legend = self.draw(axes, pair, share_marks(self.points))
+                self.lines_ |= lines
+                handles |= legend
                 rate_axis(axes, self.points, log=True)
                 axes.set_title(pair, fontweight="bold")
                 if lowest_of_column(place, len(pairs), columns):
@@ -282,23 +284,23 @@ class TemplateCurve:
                                 ncols=4 if width > ONE_COLUMN else 2)
         return self
 
-    def draw(self, axes, pair: str, shares: list[int]) -> dict[tuple[int, int], Line2D]:
-        """Draws a pair's lines into axes and keeps them in lines_; shares: all that a figure shows, for their marks. Returns what
-        a legend shows of them, by order."""
-        sizes, handles = sorted(self.points["template_size"].unique()), {}
+    def draw(self, axes, pair: str, marks: dict[int, tuple[str, str]]) -> tuple[dict[tuple[str, str, int], Line2D], dict[tuple[int, int], Line2D]]:
+        """Draws a pair's lines into axes, with the marks of their shares. Returns them by (pair, stage, step), and what a legend
+        shows of them, by order."""
+        sizes, lines, handles = sorted(self.points["template_size"].unique()), {}, {}
         for (step, stage), line in self.points[self.points["pair"] == pair].groupby(["step", "stage"]):
             share = round(line["filters_removed_pct"].iloc[0])
-            colour, marker = MARKS[shares.index(share) % len(MARKS)]
+            colour, marker = marks[share]
             tuned = stage == "fine-tuned"
             at = [sizes.index(size) for size in line["template_size"]]
             look = dict(color=colour, marker=marker, linestyle="--" if tuned else "-", markerfacecolor="white" if tuned else colour)
-            [self.lines_[pair, stage, step]] = axes.plot(at, line["value"], **look)
+            [lines[pair, stage, step]] = axes.plot(at, line["value"], **look)
             if step == 0 and not tuned:
                 bars = np.abs(line[["ci_low", "ci_high"]].to_numpy() - line[["value"]].to_numpy()).T
                 axes.errorbar(at, line["value"], bars, color=colour, linestyle="none", elinewidth=0.7)
             handles[int(tuned), share] = Line2D([], [], label=f"{share} % removed" + ", fine-tuned" * tuned, **look)
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
-        return handles
+        return lines, handles
 
 
 ARM_MARKS = {"taylor_weight": MARKS[1], "taylor_gate": MARKS[4], "taylor_activation": MARKS[5], "magnitude": MARKS[2],

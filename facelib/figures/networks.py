@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from facelib.comparison import BYTES_PER_PARAMETER
 from facelib.figures.curves import PruningCurve, TemplateCurve, draw_line
 from facelib.figures.layers import FiltersLeft
-from facelib.figures.scores import DetCurves
+from facelib.figures.scores import LINES_MEAN, DetCurves
 from facelib.figures.style import (
     INTERVAL,
     ONE_COLUMN,
@@ -29,8 +29,8 @@ from facelib.figures.style import (
     pair_order,
     panels_of,
     rate_axis,
+    share_marks,
     share_ticks,
-    shares_removed,
     size_title,
     style,
 )
@@ -246,40 +246,48 @@ class ErrorAgainstSize:
 class _PanelsOfNetworks:
     """What a display of one network shows, for all networks: one column for each network, one row for each pair or line.
 
-    curves: the display of each network. After `plot`: axes_ holds the axes of every (network, line).
+    curves: the display of each network. After `plot`: axes_ holds the axes of every (network, line), lines_ the drawn line of every
+    (network, line, stage, step).
     """
 
     curves: dict[str, TemplateCurve] | dict[str, DetCurves]
 
+    @property
+    def points(self) -> pd.DataFrame:
+        return pd.concat([curve.points for curve in self.curves.values()])
+
+    @property
+    def _criteria(self) -> str:
+        return ", ".join(dict.fromkeys(curve.criterion for curve in self.curves.values()))
+
     def _plot(self, line: str, xlabel: str, ylabel: str, sharey: bool | str) -> None:
-        """line: a column of `points`; each of its values has a row of panels. All rows together fit on a page."""
-        points = pd.concat([curve.points for curve in self.curves.values()])
-        lines, networks, shares = sorted(points[line].unique(), key=pair_order), list(self.curves), shares_removed(points)
+        """line: a column of `points`; each of its values has a row of panels. All rows together fit on a page; one network
+        takes one column of it."""
+        names, networks, marks = sorted(self.points[line].unique(), key=pair_order), list(self.curves), share_marks(self.points)
+        width = TWO_COLUMNS if len(networks) > 1 else ONE_COLUMN
         with style():
-            self.figure_ = Figure(figsize=(TWO_COLUMNS, min(2.0 * len(lines), 8.5) + 0.5))
-            grid = self.figure_.subplots(len(lines), len(networks), sharex="col", sharey=sharey, squeeze=False)
-            self.axes_, handles = {}, {}
-            for curve in self.curves.values():
-                curve.lines_ = {}
+            self.figure_ = Figure(figsize=(width, min(2.0 * len(names), 8.5) + 0.5))
+            grid = self.figure_.subplots(len(names), len(networks), sharex="col", sharey=sharey, squeeze=False)
+            self.axes_, self.lines_, handles = {}, {}, {}
             for row, column in np.ndindex(grid.shape):
-                axes, network, name = grid[row, column], networks[column], lines[row]
+                axes, network, name = grid[row, column], networks[column], names[row]
                 self.axes_[network, name] = axes
-                handles |= self.curves[network].draw(axes, name, shares)
+                lines, legend = self.curves[network].draw(axes, name, marks)
+                self.lines_ |= {(network, *key): drawn for key, drawn in lines.items()}
+                handles |= legend
                 if row == 0:
                     axes.set_title(network_name(network), fontweight="bold")
-                if row == len(lines) - 1:
+                if row == len(names) - 1:
                     axes.set_xlabel(xlabel)
                 if column == 0:
                     axes.set_ylabel(f"{name}\n{ylabel}")
-            self.figure_.legend(handles=[handles[key] for key in sorted(handles)], loc="outside lower center", ncols=4)
+            self.figure_.legend(handles=[handles[key] for key in sorted(handles)], loc="outside lower center",
+                                ncols=4 if width > ONE_COLUMN else 2)
 
 
 class TemplatesOfNetworks(_PanelsOfNetworks):
-    """EER against the number of images per template, networks side by side, pose pairs below each other; two columns wide.
-
-    curves: a `TemplateCurve` of each network. After `plot`: each one's lines_ holds its drawn lines, axes_ the axes of every
-    (network, pair).
-    """
+    """EER against the number of images per template, networks side by side, pose pairs below each other; too many panels for one
+    column of a journal. curves: a `TemplateCurve` of each network."""
 
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> TemplatesOfNetworks:
@@ -289,23 +297,19 @@ class TemplatesOfNetworks(_PanelsOfNetworks):
     @property
     def caption(self) -> str:
         return ("EER (%) of each network against the images per template (at most so many: half of a subject's images of the pose where "
-                "they are fewer), for shares of the filters removed. Filled markers and solid lines: pruned; open markers and dashed "
-                f"lines: fine-tuned. Bars, for the unpruned network: {INTERVAL}.")
+                f"they are fewer), for shares of the filters removed by {self._criteria}. Filled markers and solid lines: pruned; open "
+                f"markers and dashed lines: fine-tuned. Bars, for the unpruned network: {INTERVAL}.")
 
     def plot(self) -> TemplatesOfNetworks:
         self._plot("pair", "Images per template", "EER (%)", sharey="row")
-        points = pd.concat([curve.points for curve in self.curves.values()])
         for (_, pair), axes in self.axes_.items():
-            rate_axis(axes, points[points["pair"] == pair], log=True)
+            rate_axis(axes, self.points[self.points["pair"] == pair], log=True)
         return self
 
 
 class DetOfNetworks(_PanelsOfNetworks):
-    """DET curves at chosen shares of filters removed, networks side by side, lines of comparisons below each other; two columns wide.
-
-    curves: `DetCurves` of each network, of one template size. After `plot`: each one's lines_ holds its drawn curves, axes_ the axes
-    of every (network, line).
-    """
+    """DET curves at chosen shares of filters removed, networks side by side, pose pairs and protocols below each other; too many panels
+    for one column of a journal. curves: `DetCurves` of each network, of one template size."""
 
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables], template_size: int = 1) -> DetOfNetworks:
@@ -315,9 +319,15 @@ class DetOfNetworks(_PanelsOfNetworks):
     @property
     def caption(self) -> str:
         [size] = {curve.template_size for curve in self.curves.values()}
-        return (f"FRR against FAR (%, normal deviate axes) of each network, {size_title(size).lower()}, with shares of its filters removed. "
-                "Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from scratch; the grey diagonal is where they are equal. "
-                "No intervals are drawn.")
+        seeds = ", the first seed" if any(curve.seeds > 1 for curve in self.curves.values()) else ""
+        return (f"FRR against FAR (%, normal deviate axes) of each network, {size_title(size).lower()}, with shares of its filters removed by "
+                f"{self._criteria}{seeds}. {LINES_MEAN} Genuine and impostor comparisons: {self._comparisons}. No intervals are drawn.")
+
+    @property
+    def _comparisons(self) -> str:
+        found = {network_name(network): curve.comparisons for network, curve in self.curves.items()}
+        same = set(found.values())
+        return same.pop() if len(same) == 1 else ". ".join(f"{network}: {counts}" for network, counts in found.items())
 
     def plot(self) -> DetOfNetworks:
         self._plot("line", "FAR (%)", "FRR (%)", sharey=True)

@@ -23,7 +23,7 @@ from facelib.figures.style import (
     pair_order,
     panels_of,
     percent_axis,
-    shares_removed,
+    share_marks,
     size_title,
     style,
 )
@@ -32,6 +32,7 @@ from facelib.results import DET, SCORES
 from facelib.verification import det_curve
 
 LINES = {"pruned": "-", "fine-tuned": "--", "from-scratch": ":"}  # of the stages
+LINES_MEAN = "Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from scratch; the grey diagonal is where they are equal."
 
 
 @dataclass
@@ -117,6 +118,7 @@ class DetCurves:
     template_size: int
     network: str
     criterion: str
+    seeds: int
 
     @classmethod
     def from_table(cls, det: pd.DataFrame, template_size: int = 1) -> DetCurves:
@@ -128,17 +130,20 @@ class DetCurves:
         points = det[det["template_size"] == template_size]
         check_table(points, DET, f"det of template size {template_size}")
         network, criterion = (the_only(points, column, "det") for column in ("network", "criterion"))
-        points = points[points["seed"] == points["seed"].min()]
-        return cls(points.assign(line=line_names(points)), int(template_size), network, criterion)
+        first = points[points["seed"] == points["seed"].min()]
+        return cls(first.assign(line=line_names(first)), int(template_size), network, criterion, points["seed"].nunique())
 
     @property
     def caption(self) -> str:
-        counts = self.points.drop_duplicates("line")
-        comparisons = "; ".join(f"{row.line} {row.genuine:,} and {row.impostor:,}" for row in counts.itertuples())
         return (f"FRR against FAR (%, normal deviate axes) of {self.network}, {size_title(self.template_size).lower()}, with shares of its "
-                f"filters removed by {self.criterion}. Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from "
-                "scratch; the grey diagonal is where they are equal. "
-                f"Genuine and impostor comparisons: {comparisons}. No intervals are drawn.")
+                f"filters removed by {self.criterion}{', the first seed' * (self.seeds > 1)}. {LINES_MEAN} "
+                f"Genuine and impostor comparisons: {self.comparisons}. No intervals are drawn.")
+
+    @property
+    def comparisons(self) -> str:
+        """How many genuine and impostor comparisons every line has, in words."""
+        counts = self.points.drop_duplicates("line")
+        return "; ".join(f"{row.line} {row.genuine:,} and {row.impostor:,}" for row in counts.itertuples())
 
     def plot(self, width: float = TWO_COLUMNS) -> DetCurves:
         names = sorted(self.points["line"].unique(), key=pair_order)
@@ -147,7 +152,9 @@ class DetCurves:
             self.figure_ = Figure(figsize=(width, (width / columns - 0.1) * rows + (0.4 if width > ONE_COLUMN else 0.7)))
             self.axes_, self.lines_, handles = panels_of(self.figure_, len(names), rows, columns, sharex=True, sharey=True), {}, {}
             for place, (axes, name) in enumerate(zip(self.axes_, names)):
-                handles |= self.draw(axes, name, shares_removed(self.points))
+                lines, legend = self.draw(axes, name, share_marks(self.points))
+                self.lines_ |= lines
+                handles |= legend
                 axes.set_title(name, fontweight="bold")
                 if lowest_of_column(place, len(names), columns):
                     axes.set_xlabel("FAR (%)")
@@ -157,19 +164,19 @@ class DetCurves:
                                 ncols=4 if width > ONE_COLUMN else 2)
         return self
 
-    def draw(self, axes, name: str, shares: list[int]) -> dict[tuple[int, int], Line2D]:
-        """Draws a line's curves into axes and keeps them in lines_; shares: all that a figure shows, for their colours. Returns
-        what a legend shows of them, by order."""
+    def draw(self, axes, name: str, marks: dict[int, tuple[str, str]]) -> tuple[dict[tuple[str, str, int], Line2D], dict[tuple[int, int], Line2D]]:
+        """Draws a line's curves into axes, in the colours of their shares. Returns them by (line, stage, step), and what a legend
+        shows of them, by order."""
         _deviate_axes(axes)
-        handles = {}
+        lines, handles = {}, {}
         for (step, stage), curve in self.points[self.points["line"] == name].groupby(["step", "stage"]):
             share = round(curve["filters_removed_pct"].iloc[0])
-            look = {"color": MARKS[shares.index(share) % len(MARKS)][0], "linestyle": LINES[stage]}
+            look = {"color": marks[share][0], "linestyle": LINES[stage]}
             curve = curve.sort_values(["far", "frr"], ascending=[False, True])
-            [self.lines_[name, stage, step]] = axes.plot(curve["far"], curve["frr"], drawstyle="steps-pre", **look)
+            [lines[name, stage, step]] = axes.plot(curve["far"], curve["frr"], drawstyle="steps-pre", **look)
             label = f"{share} % removed" + f", {stage.replace('from-', 'from ')}" * (stage != "pruned")
             handles[list(LINES).index(stage), share] = Line2D([], [], label=label, **look)
-        return handles
+        return lines, handles
 
 
 @dataclass

@@ -91,9 +91,13 @@ def of_first_criterion(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["criterion"] == table["criterion"].iloc[0]] if len(table) else table
 
 
-def shares_removed(points: pd.DataFrame) -> list[int]:
-    """The shares of filters removed that a figure shows, whole percent."""
-    return sorted(points["filters_removed_pct"].round().astype(int).unique())
+def share_marks(points: pd.DataFrame) -> dict[int, tuple[str, str]]:
+    """Colour and marker of every share of filters removed that a figure shows, whole percent: no two have the same colour."""
+    shares = sorted(points["filters_removed_pct"].round().astype(int).unique())
+    if len(shares) <= len(MARKS):
+        return dict(zip(shares, MARKS))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(shares)))
+    return {share: (matplotlib.colors.to_hex(colour), MARKS[place % len(MARKS)][1]) for place, (share, colour) in enumerate(zip(shares, colours))}
 
 
 def metric_label(metric: str) -> str:
