@@ -1,8 +1,8 @@
 """Speed and memory of pruning: python benchmarks/pruning.py [PART ...] [--networks NAME ...] [--shares PCT ...] [--threads N]
 
 Every part takes its ratios in one run, by turns, and writes results/benchmarks/pruning_PART.csv; with --threads N,
-which `memory` does not heed, pruning_PART_threads_N.csv (1: what each part of `make study` has on two cores). Sizes are those of the
-study: SqueezeNet at 113 x 113 and stem stride 1, MobileNetV2 and ResNet50 at stride 2. Faces are random numbers.
+which `memory` does not heed, pruning_PART_threads_N.csv (1: what each part of `make study` has on two cores). Faces are random
+numbers, 113 x 113; SqueezeNet's stem stride is 1, MobileNetV2's and ResNet50's 2.
 
 removal     1 % of the filters removed, momentum included, against the step of torch-pruning's pruner on the same
             network, which also scores and chooses them, removes about as many by its own rule and leaves the optimiser
@@ -17,11 +17,13 @@ profile     where the milliseconds of those training steps go: convolutions, who
             and all else.
 convolutions
             every convolution of those networks by itself, forward and backward: milliseconds unpruned and aligned, beside
-            what its own multiply-accumulates promise. What they promise in all is weighed by time, since those that lose
-            few filters may take longer than their multiply-accumulates tell.
+            what its own multiply-accumulates promise; in all, also what these promises come to when each is weighed by the
+            time that its convolution takes (promised_weighed_by_time): those that lose few filters may take longer than
+            their multiply-accumulates tell.
 schedule    40 steps of 1 %, each of two scored training steps and a removal, against the same steps with masks: an
             unpruned network, scored too, in which what is removed is set to zero after every update. Layers lose as many
-            filters as they did in the study.
+            filters as they did in the study. A training step's time is the median of three after one that warms up; the
+            arms take turns in being first.
 memory      peak of a pruning step (a mini-batch with scores, then removal) over that of a training step, each in a
             fresh process: MB above what the process held before.
 """
@@ -285,7 +287,8 @@ def convolutions(name: str, study: Path, shares: list[float], rounds: int = 5) -
         table = pd.DataFrame(of_share)
         unpruned, aligned = table["unpruned_ms"].sum(), table["aligned_ms"].sum()
         of_share.append({"layer": "in all", "unpruned_ms": unpruned, "aligned_ms": aligned,
-                         "promised_by_macs": unpruned / (table["unpruned_ms"] / table["promised_by_macs"]).sum()})
+                         "promised_by_macs": stored["unpruned"][1].macs / stored["exact"][1].macs,
+                         "promised_weighed_by_time": unpruned / (table["unpruned_ms"] / table["promised_by_macs"]).sum()})
         rows += [{"network": name, "filters_removed_pct": removed, **row, "speedup": row["unpruned_ms"] / row["aligned_ms"]}
                  for row in of_share]
     return rows
@@ -315,23 +318,26 @@ def alone(convolution: torch.nn.Conv2d, shape: tuple[int, ...], first: bool) -> 
     return passes
 
 
-def schedule(name: str, study: Path, shares: list[float], batches: int = 2) -> list[dict]:
-    """Step by step, by turns. Every arm pays for a choice; what leaves are as many filters of every layer as left the study's."""
+def schedule(name: str, study: Path, shares: list[float], steps: int = SCHEDULE, batches: int = 2, repeats: int = 3) -> list[dict]:
+    """Step by step. Every arm pays for a choice; what leaves are as many filters of every layer as left the study's."""
     arms, left = {arm: made(name) for arm in ("masks", "exact", "aligned")}, filters_left(name, study)
     arms["aligned"][1].align(8)
     total, seconds, gone, macs = arms["masks"][1].filters, Counter(), [], []
-    for number in range(1, SCHEDULE + 1):
-        collected = {}
+    for number in range(1, steps + 1):
+        collected, turn = {}, number % len(arms)
         macs.append(arms["exact"][1].macs)
-        for arm, (network, graph, optimizer) in arms.items():
+        for arm in [*arms][turn:] + [*arms][:turn]:
+            network, graph, optimizer = arms[arm]
             places = masked_places(network, graph, gone) if arm == "masks" else []
             collected[arm] = Importance(network, graph, "taylor_weight")
-            for batch in (mini_batch(number * batches + i) for i in range(batches)):
+            found = []
+            for batch in (mini_batch(number * (1 + repeats) + i) for i in range(1 + repeats)):
                 start = now()
                 step(network, optimizer, batch, collected[arm])
                 for parameter, rows in places:
                     parameter.data[rows] = 0
-                seconds[arm] += now() - start
+                found.append(now() - start)
+            seconds[arm] += batches * median(found[1:])
         beyond = groups_beyond(arms["masks"][1], left(100 * number * SHARE))
         chosen, gone = sorted(set(beyond) - set(gone)), beyond
         for arm, (network, graph, optimizer) in arms.items():
@@ -340,7 +346,7 @@ def schedule(name: str, study: Path, shares: list[float], batches: int = 2) -> l
             if arm != "masks":
                 graph.remove(chosen, optimizer)
             seconds[arm] += now() - start
-    return [{"network": name, "steps": SCHEDULE, "storage": arm,
+    return [{"network": name, "steps": steps, "storage": arm,
              "filters_removed_pct": 100 * (1 - arms[arm][1].filters / total), "seconds": seconds[arm],
              "masks_seconds": seconds["masks"], "share_of_masks": seconds[arm] / seconds["masks"],
              "promised_by_macs": np.mean(macs) / macs[0]}
@@ -387,7 +393,8 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
-PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, convolutions, schedule, memory)}
+OF_STUDY = (throughput, profile, convolutions, schedule)  # at the widths that a study's networks had
+PARTS = {part.__name__: part for part in (removal, scoring, *OF_STUDY, memory)}
 
 
 def main(parts: list[str], names: list[str], study: Path, shares: list[float], threads: int | None) -> None:
@@ -396,10 +403,13 @@ def main(parts: list[str], names: list[str], study: Path, shares: list[float], t
     print(f"{torch.get_num_threads()} threads, {device()}")
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in names if set(map(PARTS.get, parts)) & set(OF_STUDY) else []:
+        for share in (*shares, 100 * SHARE * SCHEDULE):
+            filters_left(name, study)(share)  # a study that is not there, or too short, is found out before the first part
     for part in parts:
         rows = []
         for name in names:
-            rows += PARTS[part](name) if part in ("removal", "scoring", "memory") else PARTS[part](name, study, shares)
+            rows += PARTS[part](name, study, shares) if PARTS[part] in OF_STUDY else PARTS[part](name)
         table = pd.DataFrame(rows)
         numbers = table.select_dtypes(np.floating).columns
         table[numbers] = table[numbers].round(3)

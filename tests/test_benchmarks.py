@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from facelib import pruning, results
 
@@ -30,6 +31,54 @@ def test_networks_have_the_parameters_of_the_studys(benchmark, name):
 def test_a_share_that_was_not_evaluated_is_refused(benchmark):
     with pytest.raises(ValueError, match="0 to 60.0 % of the filters removed, found 80"):
         benchmark["filters_left"]("squeezenet", STUDY)(80)
+
+
+@pytest.mark.parametrize("study, share, error", [(Path("nowhere"), 40, "nowhere/squeezenet/layers.csv"), (STUDY, 80, "found 80")])
+def test_a_wrong_study_is_found_out_before_the_first_part(benchmark, tmp_path, monkeypatch, study, share, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError), match=error):
+        benchmark["main"](["memory", "profile"], ["squeezenet"], study, [share], None)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_schedules_arms_end_with_the_filters_that_it_leaves(benchmark):
+    """What is timed is a schedule: its arms lose what the study's network had lost after so many steps, its MACs with it."""
+    exact, aligned = rows = benchmark["schedule"]("mobilenetv2", STUDY, [], steps=2, batches=5, repeats=1)
+    _, graph, _ = benchmark["made"]("mobilenetv2")
+    left = sum(benchmark["filters_left"]("mobilenetv2", STUDY)(2).values())
+    assert [row["storage"] for row in rows] == ["exact", "aligned"]
+    assert [row["filters_removed_pct"] for row in rows] == [pytest.approx(100 * (1 - left / graph.filters))] * 2
+    assert exact["promised_by_macs"] == aligned["promised_by_macs"] < 1  # the second of two steps has lost filters, the first none
+    assert all(row["share_of_masks"] == row["seconds"] / row["masks_seconds"] > 0 for row in rows)
+
+
+def test_masks_hide_just_what_removal_removes(benchmark):
+    network, graph, _ = benchmark["made"]("mobilenetv2")
+    gone = benchmark["groups_beyond"](graph, benchmark["filters_left"]("mobilenetv2", STUDY)(20))
+    for parameter, rows in benchmark["masked_places"](network, graph, gone):
+        parameter.data[rows] = 0
+    images = torch.randn(2, 3, 113, 113, dtype=torch.float64)
+    network.double().eval()
+    masked = network.embed(images)
+    [*_, last] = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    kept = ~torch.isin(graph.filter_groups(last), torch.tensor(gone))
+    graph.remove(gone)
+    assert masked[:, ~kept].abs().max() == 0 < masked[:, kept].abs().max()
+    assert torch.allclose(network.embed(images), masked[:, kept], atol=1e-10)
+
+
+def test_convolutions_by_themselves_are_all_of_them_with_their_own_promise(benchmark):
+    *layers, in_all = benchmark["convolutions"]("mobilenetv2", STUDY, [40.0], rounds=1)
+    network, unpruned, _ = benchmark["made"]("mobilenetv2")
+    assert [row["layer"] for row in layers] == [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    left = benchmark["filters_left"]("mobilenetv2", STUDY)(40)
+    first, depthwise = layers[0], next(row for row in layers if row["layer"].endswith("1.conv.0.0"))
+    assert first["promised_by_macs"] == 32 / left[first["layer"]]
+    assert depthwise["promised_by_macs"] == 32 / left[depthwise["layer"]]
+    pruned = pruning.graph_of(benchmark["in_storages"]("mobilenetv2", STUDY, 40.0)["exact"][0])
+    assert in_all["promised_by_macs"] == unpruned.macs / pruned.macs
+    assert min(row["promised_by_macs"] for row in layers) <= in_all["promised_weighed_by_time"] <= max(row["promised_by_macs"] for row in layers)
+    assert in_all["unpruned_ms"] == pytest.approx(sum(row["unpruned_ms"] for row in layers))
 
 
 @pytest.mark.parametrize("name", ["squeezenet", "mobilenetv2", "resnet50"])
