@@ -73,8 +73,12 @@ def check_same_run(path: Path, saved: dict, **asked) -> None:
     """Raises ValueError when the metadata of the checkpoint to go on from has something else than asked under a name."""
     for name, value in asked.items():
         value = json.loads(json.dumps(value))  # as it was saved: tuples are lists
-        if saved.get(name, value) != value:
-            raise ValueError(f"{path} is a run with {name} {saved[name]}, not {value}: every run has its folder. "
+        found = saved.get(name, value)
+        if isinstance(found, dict) and isinstance(value, dict):  # only what differs is worth reading
+            fields = [field for field in {**found, **value} if found.get(field) != value.get(field)]
+            found, value = ({field: one.get(field) for field in fields} for one in (found, value))
+        if found != value:
+            raise ValueError(f"{path} is a run with {name} {found}, not {value}: every run has its folder. "
                              "Take another, or delete this file to start its part anew")
 
 
