@@ -183,6 +183,17 @@ def test_the_readmes_speeds_are_those_measured():
         row = tables[name].query("network == 'squeezenet' and work == 'training' and storage == 'aligned'").iloc[-1]
         said = re.search(where.format(**row) + r"(.{0,25})", " ".join(readme.split())).group(1)
         assert said.startswith(f"{row['speedup']:.2f} ") and f"({row['ci_low']:.2f} to {row['ci_high']:.2f}" in " ".join(readme.split())
+    text = " ".join(readme.split())
+    slower = tables["pruning_throughput"].query("work == 'training' and filters_removed_pct < 39")
+    for network, where in (("resnet50", "ResNet50 trains {}"), ("squeezenet", "SqueezeNet {}"), ("mobilenetv2", "MobileNetV2 {}")):
+        found = slower[(slower["network"] == network) & (slower["storage"] == "aligned")]["speedup"]
+        assert "at 2, 8 and 20 %, " in text and where.format("{:.2f}, {:.2f} and {:.2f}".format(*found)) in text
+    exact = tables["pruning_throughput"].query("network == 'mobilenetv2' and work == 'training' and storage == 'exact'")["speedup"]
+    assert f"train at {exact.min():.2f} to {exact.max():.2f} of its unpruned speed" in text
+    alone = tables["pruning_convolutions"].query("layer == 'in all'").set_index("network")
+    gained = alone["speedup"] / alone["promised_weighed_by_time"]
+    assert f"Convolutions by themselves gain {gained.min():.2f} to {gained.max():.2f} of what" in text
+    assert f"SqueezeNet would train {alone.loc['squeezenet', 'speedup']:.2f} times as fast" in text
     seconds, covered, differing = tables["verification"]["seconds"], *(100 * tables[name]["covered"] for name in (
         "coverage", "coverage_differences"))
     for text in (f"{seconds[0]:.0f} s of processor time", f"{seconds[2]:.1f} s, where", f"`roc_curve` takes {seconds[3]:.0f} s",
