@@ -170,8 +170,8 @@ def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: 
                       markersize=markersize, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
     if "from-scratch" in stages:
         scratch = _mean_of_seeds(stages["from-scratch"])
-        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="*", markersize=5,
-                  label="from scratch")
+        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="*", markersize=6,
+                  markeredgecolor="white", markeredgewidth=0.4, zorder=4, label="from scratch")
     if "control" in stages:
         control = _mean_of_seeds(stages["control"])
         axes.plot(control["filters_removed_pct"], control["value"], color=colour, linewidth=0.8, linestyle=(0, (4, 2)),
