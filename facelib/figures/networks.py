@@ -302,8 +302,9 @@ class TemplatesOfNetworks(_PanelsOfNetworks):
 
     def plot(self) -> TemplatesOfNetworks:
         self._plot("pair", "Images per template", "EER (%)", sharey="row")
+        points = self.points
         for (_, pair), axes in self.axes_.items():
-            rate_axis(axes, self.points[self.points["pair"] == pair], log=True)
+            rate_axis(axes, points[points["pair"] == pair], log=True)
         return self
 
 
