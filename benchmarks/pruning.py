@@ -10,7 +10,7 @@ removal     1 % of the filters removed, momentum included, against the step of t
 scoring     a training step with and without the scores of every criterion; collect_ms is what collect() takes of it.
 throughput  images/s of training and inference with exact widths and with widths at multiples of 8, against the
             unpruned network, beside what multiply-accumulates promise; with as many filters in every layer as a study's
-            network had at the --shares of filters removed (40 %; --study, results/real-faces). Which ones they are
+            network had at the --shares of filters removed (--study, results/real-faces). Which ones they are
             makes no difference to speed. Also in bfloat16 where the hardware has it. Speed-ups are medians over rounds,
             with 95 % intervals (bootstrap over rounds).
 profile     where the milliseconds of those training steps go: convolutions, whose multiply-accumulates are promised,
@@ -22,8 +22,9 @@ convolutions
             their multiply-accumulates tell.
 schedule    40 steps of 1 %, each of two scored training steps and a removal, against the same steps with masks: an
             unpruned network, scored too, in which what is removed is set to zero after every update. Layers lose as many
-            filters as they did in the study. A training step's time is the median of three after one that warms up; the
-            arms take turns in being first.
+            filters as they did in the study. A training step's time is the median of three after one that warms up, since
+            the study takes twenty between removals, of which the first one at new shapes takes longer; the arms take turns
+            in being first.
 memory      peak of a pruning step (a mini-batch with scores, then removal) over that of a training step, each in a
             fresh process: MB above what the process held before.
 """
@@ -326,7 +327,8 @@ def schedule(name: str, study: Path, shares: list[float], steps: int = SCHEDULE,
     for number in range(1, steps + 1):
         collected, turn = {}, number % len(arms)
         macs.append(arms["exact"][1].macs)
-        for arm in [*arms][turn:] + [*arms][:turn]:
+        in_turn = [*arms][turn:] + [*arms][:turn]
+        for arm in in_turn:
             network, graph, optimizer = arms[arm]
             places = masked_places(network, graph, gone) if arm == "masks" else []
             collected[arm] = Importance(network, graph, "taylor_weight")
@@ -340,7 +342,8 @@ def schedule(name: str, study: Path, shares: list[float], steps: int = SCHEDULE,
             seconds[arm] += batches * median(found[1:])
         beyond = groups_beyond(arms["masks"][1], left(100 * number * SHARE))
         chosen, gone = sorted(set(beyond) - set(gone)), beyond
-        for arm, (network, graph, optimizer) in arms.items():
+        for arm in in_turn:
+            network, graph, optimizer = arms[arm]
             start = now()
             pruning.choose(graph, *collected[arm].scores(), round(SHARE * total))
             if arm != "masks":
@@ -403,8 +406,9 @@ def main(parts: list[str], names: list[str], study: Path, shares: list[float], t
     print(f"{torch.get_num_threads()} threads, {device()}")
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names if set(map(PARTS.get, parts)) & set(OF_STUDY) else []:
-        for share in (*shares, 100 * SHARE * SCHEDULE):
+    asked = shares * any(PARTS[part] in OF_STUDY and part != "schedule" for part in parts) + [100 * SHARE * SCHEDULE] * ("schedule" in parts)
+    for name in names:
+        for share in asked:
             filters_left(name, study)(share)  # a study that is not there, or too short, is found out before the first part
     for part in parts:
         rows = []

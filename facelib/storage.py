@@ -75,8 +75,8 @@ def check_same_run(path: Path, saved: dict, **asked) -> None:
         value = json.loads(json.dumps(value))  # as it was saved: tuples are lists
         found = saved.get(name, value)
         if isinstance(found, dict) and isinstance(value, dict):  # only what differs is worth reading
-            fields = [field for field in {**found, **value} if found.get(field) != value.get(field)]
-            found, value = ({field: one.get(field) for field in fields} for one in (found, value))
+            fields = [field for field in {**found, **value} if found.get(field, "nothing") != value.get(field, "nothing")]
+            found, value = ({field: one.get(field, "nothing") for field in fields} for one in (found, value))
         if found != value:
             raise ValueError(f"{path} is a run with {name} {found}, not {value}: every run has its folder. "
                              "Take another, or delete this file to start its part anew")

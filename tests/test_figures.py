@@ -477,6 +477,8 @@ def test_captions_of_det_curves_say_how_many_comparisons_and_which_seed(tmp_path
         alone = figures.DetCurves.from_table(tables)
         for display in (alone, figures.DetOfNetworks({"squeezenet": alone, "resnet50": alone})):
             assert display.caption.count(counts) == 1 and ("the first seed" in display.caption) == seed
+    assert "dotted: the same shape trained from scratch" in alone.caption
+    assert "dotted" not in figures.DetCurves.from_table(det[det["stage"] != "from-scratch"]).caption
     fewer = figures.DetCurves.from_table(det.assign(genuine=det["genuine"] - 1))
     caption = figures.DetOfNetworks({"squeezenet": alone, "resnet50": fewer}).caption
     assert f"SqueezeNet: {counts}" in caption and f"ResNet50: frontal-frontal {first.genuine - 1:,} and {first.impostor:,}" in caption

@@ -2,8 +2,8 @@
 
 One class per figure, after scikit-learn's displays: `from_table(...)` checks and computes, `plot(...)` draws, keeps
 `figure_`, `axes_` and the drawn artists, and returns the display; `caption` says what is shown, in which units, and
-what the interval is. Figures of tables need no torch. Rates are fractions in tables, percent on axes. A figure of several panels
-takes a width: two columns of a journal, or one, where panels go below each other.
+what the interval is. Figures of tables need no torch. Rates are fractions in tables, percent on axes. Most figures of several panels
+take a width: two columns of a journal, or one, where panels go below each other.
 """
 
 from facelib.figures.curves import Arms, PruningCurve, SizeCurve, TemplateCurve

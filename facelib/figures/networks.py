@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from facelib.comparison import BYTES_PER_PARAMETER
 from facelib.figures.curves import PruningCurve, TemplateCurve, draw_line
 from facelib.figures.layers import FiltersLeft
-from facelib.figures.scores import LINES_MEAN, DetCurves
+from facelib.figures.scores import DetCurves, lines_mean
 from facelib.figures.style import (
     INTERVAL,
     ONE_COLUMN,
@@ -286,8 +286,8 @@ class _PanelsOfNetworks:
 
 
 class TemplatesOfNetworks(_PanelsOfNetworks):
-    """EER against the number of images per template, networks side by side, pose pairs below each other; too many panels for one
-    column of a journal. curves: a `TemplateCurve` of each network."""
+    """EER against the number of images per template, networks side by side, pose pairs below each other; several networks have too
+    many panels for one column of a journal. curves: a `TemplateCurve` of each network."""
 
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> TemplatesOfNetworks:
@@ -309,8 +309,8 @@ class TemplatesOfNetworks(_PanelsOfNetworks):
 
 
 class DetOfNetworks(_PanelsOfNetworks):
-    """DET curves at chosen shares of filters removed, networks side by side, pose pairs and protocols below each other; too many panels
-    for one column of a journal. curves: `DetCurves` of each network, of one template size."""
+    """DET curves at chosen shares of filters removed, networks side by side, pose pairs and protocols below each other; several
+    networks have too many panels for one column of a journal. curves: `DetCurves` of each network, of one template size."""
 
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables], template_size: int = 1) -> DetOfNetworks:
@@ -322,7 +322,7 @@ class DetOfNetworks(_PanelsOfNetworks):
         [size] = {curve.template_size for curve in self.curves.values()}
         seeds = ", the first seed" if any(curve.seeds > 1 for curve in self.curves.values()) else ""
         return (f"FRR against FAR (%, normal deviate axes) of each network, {size_title(size).lower()}, with shares of its filters removed by "
-                f"{self._criteria}{seeds}. {LINES_MEAN} Genuine and impostor comparisons: {self._comparisons}. No intervals are drawn.")
+                f"{self._criteria}{seeds}. {lines_mean(self.points)} Genuine and impostor comparisons: {self._comparisons}. No intervals are drawn.")
 
     @property
     def _comparisons(self) -> str:

@@ -32,7 +32,13 @@ from facelib.results import DET, SCORES
 from facelib.verification import det_curve
 
 LINES = {"pruned": "-", "fine-tuned": "--", "from-scratch": ":"}  # of the stages
-LINES_MEAN = "Solid: pruned; dashed: fine-tuned; dotted: the same shape trained from scratch; the grey diagonal is where they are equal."
+LOOKS = {"pruned": "Solid: pruned", "fine-tuned": "dashed: fine-tuned", "from-scratch": "dotted: the same shape trained from scratch"}
+
+
+def lines_mean(points: pd.DataFrame) -> str:
+    """What a caption says of the lines of the stages that are drawn."""
+    drawn = [look for stage, look in LOOKS.items() if (points["stage"] == stage).any()]
+    return "; ".join([*drawn, "the grey diagonal is where they are equal"]) + "."
 
 
 @dataclass
@@ -111,7 +117,7 @@ class RocDisplay(_ErrorCurve):
 class DetCurves:
     """DET curves of a network at chosen shares of filters removed, a panel for each pose pair, for one template size.
 
-    points: rows of det.csv. After `plot`: lines_ holds the drawn curve of every (line, stage, step), axes_ one axes per line.
+    points: rows of det.csv, of the first of `seeds` seeds. After `plot`: lines_ holds the drawn curve of every (line, stage, step), axes_ one axes per line.
     """
 
     points: pd.DataFrame
@@ -136,7 +142,7 @@ class DetCurves:
     @property
     def caption(self) -> str:
         return (f"FRR against FAR (%, normal deviate axes) of {self.network}, {size_title(self.template_size).lower()}, with shares of its "
-                f"filters removed by {self.criterion}{', the first seed' * (self.seeds > 1)}. {LINES_MEAN} "
+                f"filters removed by {self.criterion}{', the first seed' * (self.seeds > 1)}. {lines_mean(self.points)} "
                 f"Genuine and impostor comparisons: {self.comparisons}. No intervals are drawn.")
 
     @property

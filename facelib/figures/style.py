@@ -96,7 +96,7 @@ def share_marks(points: pd.DataFrame) -> dict[int, tuple[str, str]]:
     shares = sorted(points["filters_removed_pct"].round().astype(int).unique())
     if len(shares) <= len(MARKS):
         return dict(zip(shares, MARKS))
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(shares)))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(shares)))
     return {share: (matplotlib.colors.to_hex(colour), MARKS[place % len(MARKS)][1]) for place, (share, colour) in enumerate(zip(shares, colours))}
 
 
