@@ -43,7 +43,6 @@ test-slow: setup
 
 bench: setup
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
-	$(BIN)/python benchmarks/pruning.py throughput --shares 2 8 20 40
 	$(BIN)/python benchmarks/pruning.py throughput --threads 1
 
 figures: setup

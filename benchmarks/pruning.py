@@ -10,7 +10,7 @@ removal     1 % of the filters removed, momentum included, against the step of t
 scoring     a training step with and without the scores of every criterion; collect_ms is what collect() takes of it.
 throughput  images/s of training and inference with exact widths and with widths at multiples of 8, against the
             unpruned network, beside what multiply-accumulates promise; with as many filters in every layer as a study's
-            network had at the --shares of filters removed (--study, results/real-faces). Which ones they are
+            network had at the --shares of filters removed (2, 8, 20 and 40 %, the other parts 40; --study). Which ones they are
             makes no difference to speed. Also in bfloat16 where the hardware has it. Speed-ups are medians over rounds,
             with 95 % intervals (bootstrap over rounds).
 profile     where the milliseconds of those training steps go: convolutions, whose multiply-accumulates are promised,
@@ -20,7 +20,7 @@ convolutions
             what its own multiply-accumulates promise; in all, also what these promises come to when each is weighed by the
             time that its convolution takes (promised_weighed_by_time): those that lose few filters may take longer than
             their multiply-accumulates tell.
-schedule    40 steps of 1 %, each of two scored training steps and a removal, against the same steps with masks: an
+schedule    steps of 1 % up to the largest of --shares, each of two scored training steps and a removal, against the same steps with masks: an
             unpruned network, scored too, in which what is removed is set to zero after every update. Layers lose as many
             filters as they did in the study. A training step's time is the median of three after one that warms up, since
             the study takes twenty between removals, of which the first one at new shapes takes longer; the arms take turns
@@ -37,7 +37,7 @@ import multiprocessing
 import platform
 import resource
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -62,7 +62,7 @@ SUBJECTS = 100
 STEM_STRIDES = {"squeezenet": 1, "mobilenetv2": 2, "resnet50": 2}
 RECIPE = Recipe(batch_size=32, precision="float32")
 SHARE = 0.01  # of the filters, in a step of the study
-SCHEDULE = 40  # steps
+SHARES = {"throughput": [2.0, 8.0, 20.0, 40.0], "profile": [40.0], "convolutions": [40.0], "schedule": [40.0]}  # by default, %
 
 
 def made(name: str) -> tuple[FaceNetwork, ChannelGraph, torch.optim.SGD]:
@@ -319,15 +319,16 @@ def alone(convolution: torch.nn.Conv2d, shape: tuple[int, ...], first: bool) -> 
     return passes
 
 
-def schedule(name: str, study: Path, shares: list[float], steps: int = SCHEDULE, batches: int = 2, repeats: int = 3) -> list[dict]:
+def schedule(name: str, study: Path, shares: list[float], batches: int = 2, repeats: int = 3) -> list[dict]:
     """Step by step. Every arm pays for a choice; what leaves are as many filters of every layer as left the study's."""
     arms, left = {arm: made(name) for arm in ("masks", "exact", "aligned")}, filters_left(name, study)
     arms["aligned"][1].align(8)
     total, seconds, gone, macs = arms["masks"][1].filters, Counter(), [], []
+    in_turn, steps = deque(arms), round(max(shares) / (100 * SHARE))
     for number in range(1, steps + 1):
-        collected, turn = {}, number % len(arms)
+        collected = {}
+        in_turn.rotate()
         macs.append(arms["exact"][1].macs)
-        in_turn = [*arms][turn:] + [*arms][:turn]
         for arm in in_turn:
             network, graph, optimizer = arms[arm]
             places = masked_places(network, graph, gone) if arm == "masks" else []
@@ -396,24 +397,23 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
-OF_STUDY = (throughput, profile, convolutions, schedule)  # at the widths that a study's networks had
-PARTS = {part.__name__: part for part in (removal, scoring, *OF_STUDY, memory)}
+PARTS = {part.__name__: part for part in (removal, scoring, throughput, profile, convolutions, schedule, memory)}
 
 
-def main(parts: list[str], names: list[str], study: Path, shares: list[float], threads: int | None) -> None:
+def main(parts: list[str], names: list[str], study: Path, shares: list[float] | None, threads: int | None) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     print(f"{torch.get_num_threads()} threads, {device()}")
     folder = Path("results/benchmarks")
     folder.mkdir(parents=True, exist_ok=True)
-    asked = shares * any(PARTS[part] in OF_STUDY and part != "schedule" for part in parts) + [100 * SHARE * SCHEDULE] * ("schedule" in parts)
+    shares_of = {part: shares or SHARES[part] for part in parts if part in SHARES}
     for name in names:
-        for share in asked:
+        for share in set().union(*shares_of.values()):
             filters_left(name, study)(share)  # a study that is not there, or too short, is found out before the first part
     for part in parts:
         rows = []
         for name in names:
-            rows += PARTS[part](name, study, shares) if PARTS[part] in OF_STUDY else PARTS[part](name)
+            rows += PARTS[part](name, study, shares_of[part]) if part in SHARES else PARTS[part](name)
         table = pd.DataFrame(rows)
         numbers = table.select_dtypes(np.floating).columns
         table[numbers] = table[numbers].round(3)
@@ -427,8 +427,8 @@ if __name__ == "__main__":
     parser.add_argument("--networks", nargs="+", default=list(STEM_STRIDES), choices=list(STEM_STRIDES), metavar="NAME")
     parser.add_argument("--study", type=Path, default=Path("results/real-faces"), metavar="FOLDER",
                         help="results that throughput, profile, convolutions and schedule follow")
-    parser.add_argument("--shares", nargs="+", type=float, default=[40.0], metavar="PCT",
-                        help="filters removed, %%; not of schedule")
+    parser.add_argument("--shares", nargs="+", type=float, metavar="PCT",
+                        help="filters removed, %%; by default 40, of throughput 2, 8, 20 and 40")
     parser.add_argument("--threads", type=int, metavar="N", help="as many as torch takes, by default")
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):

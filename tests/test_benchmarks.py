@@ -47,7 +47,7 @@ def test_a_schedules_arms_end_with_the_filters_that_it_leaves_and_every_step_is_
     hidden, of = [], benchmark["schedule"].__globals__
     monkeypatch.setitem(of, "now", itertools.count().__next__)
     monkeypatch.setitem(of, "masked_places", lambda network, graph, gone: hidden.append(len(gone)) or [])
-    exact, aligned = rows = benchmark["schedule"]("mobilenetv2", STUDY, [], steps=2, batches=5, repeats=1)
+    exact, aligned = rows = benchmark["schedule"]("mobilenetv2", STUDY, [1.0, 2.0], batches=5, repeats=1)
     _, graph, _ = benchmark["made"]("mobilenetv2")
     total, macs, left = graph.filters, graph.macs, benchmark["filters_left"]("mobilenetv2", STUDY)
     assert [row["storage"] for row in rows] == ["exact", "aligned"]

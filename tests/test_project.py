@@ -133,6 +133,14 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
     assert f"accuracy on LFW View 2 is {accuracies[0]} and {accuracies[1]} %" in readme and f"{accuracies[2]} % on LFW" in readme
     assert f"an EER of {100 * hypotheses.least_eer(studies['resnet50']):.1f} % on frontal single images" in readme
     assert max(map(hypotheses.least_eer, studies.values())) < hypotheses.Terms().recogniser  # "something to lose all three have"
+    verdicts = results.read_table(ROOT / "results" / "real-faces" / "comparison" / "hypotheses.csv")
+    single, templates = (row for row in verdicts.itertuples() if (row.network, row.key) == ("resnet50", "scratch-40"))
+    assert f"{-single.value:.1f} points worse ({-single.high:.1f} to {-single.low:.1f}) of single images" in readme
+    assert (single.template_size, templates.template_size, templates.pair, templates.verdict) == (1, 5, "all pose pairs", "undecided")
+    asked = studies["resnet50"].manifest["config"]["parameters"]
+    steps = 0.4 / asked["step_share"]
+    epochs = steps * asked["batches_per_step"] * asked["batch_size"] / faces["training"]["images"] + asked["finetune_epochs"]
+    assert round(epochs) == 2 and "the two epochs that pruning and retraining come to" in readme
 
 
 def test_the_papers_scale_costs_what_its_preset_asks_for():

@@ -57,8 +57,7 @@ class ErrorOfNetworks:
 
     @property
     def caption(self) -> str:
-        criteria = ", ".join(dict.fromkeys(curve.criterion for curve in self.curves.values()))
-        return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {criteria}. Lines: pruned; "
+        return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {_criteria(self.curves)}. Lines: pruned; "
                 f"open markers: retrained after pruning. Bands and bars: {INTERVAL}.")
 
     def plot(self, width: float = TWO_COLUMNS) -> ErrorOfNetworks:
@@ -100,6 +99,10 @@ def main_rows(study: StudyTables) -> pd.DataFrame:
     """The rows of the first criterion in curve.csv."""
     criterion = study.curve.loc[study.curve["stage"] == "pruned", "criterion"].iloc[0]
     return study.curve[(study.curve["criterion"] == criterion) | (study.curve["stage"] == "control")]
+
+
+def _criteria(curves: dict[str, PruningCurve] | dict[str, TemplateCurve] | dict[str, DetCurves]) -> str:
+    return ", ".join(dict.fromkeys(curve.criterion for curve in curves.values()))
 
 
 @dataclass
@@ -256,10 +259,6 @@ class _PanelsOfNetworks:
     def points(self) -> pd.DataFrame:
         return pd.concat([curve.points for curve in self.curves.values()])
 
-    @property
-    def _criteria(self) -> str:
-        return ", ".join(dict.fromkeys(curve.criterion for curve in self.curves.values()))
-
     def _plot(self, line: str, xlabel: str, ylabel: str, sharey: bool | str) -> None:
         """line: a column of `points`; each of its values has a row of panels. All rows together fit on a page; one network
         takes one column of it."""
@@ -297,7 +296,7 @@ class TemplatesOfNetworks(_PanelsOfNetworks):
     @property
     def caption(self) -> str:
         return ("EER (%) of each network against the images per template (at most so many: half of a subject's images of the pose where "
-                f"they are fewer), for shares of the filters removed by {self._criteria}. Filled markers and solid lines: pruned; open "
+                f"they are fewer), for shares of the filters removed by {_criteria(self.curves)}. Filled markers and solid lines: pruned; open "
                 f"markers and dashed lines: fine-tuned. Bars, for the unpruned network: {INTERVAL}.")
 
     def plot(self) -> TemplatesOfNetworks:
@@ -322,7 +321,7 @@ class DetOfNetworks(_PanelsOfNetworks):
         [size] = {curve.template_size for curve in self.curves.values()}
         seeds = ", the first seed" if any(curve.seeds > 1 for curve in self.curves.values()) else ""
         return (f"FRR against FAR (%, normal deviate axes) of each network, {size_title(size).lower()}, with shares of its filters removed by "
-                f"{self._criteria}{seeds}. {lines_mean(self.points)} Genuine and impostor comparisons: {self._comparisons}. No intervals are drawn.")
+                f"{_criteria(self.curves)}{seeds}. {lines_mean(self.points)} Genuine and impostor comparisons: {self._comparisons}. No intervals are drawn.")
 
     @property
     def _comparisons(self) -> str:
