@@ -1,5 +1,6 @@
 """What figures show, asserted on their lines, labels and files; never on pixels."""
 
+import dataclasses
 import io
 import os
 import re
@@ -459,6 +460,28 @@ def test_networks_side_by_side_show_what_each_shows_alone_and_a_share_looks_the_
         assert shown.axes_["squeezenet", "frontal-frontal"].get_title() == "SqueezeNet"
         assert shown.figure_.get_figheight() <= 9
         assert "by taylor_weight" in shown.caption
+
+
+@pytest.mark.parametrize("stages", [{"pruned"}, {"pruned", "fine-tuned"}, {"pruned", "from-scratch"}, {"pruned", "fine-tuned", "from-scratch"}])
+def test_networks_retrained_and_from_scratch_are_drawn_and_named_where_there_are_any(tmp_path, stages):
+    made_up.write(tmp_path, steps=range(0, 61, 20), chosen=(0, 40))
+    [study] = load_studies(tmp_path).values()
+    study = dataclasses.replace(study, curve=study.curve[study.curve["stage"].isin(stages)])
+    eer, size = figures.ErrorOfNetworks.from_studies([study]).plot(), figures.ErrorAgainstSize.from_studies([study]).plot()
+    for display in (eer, size):
+        words = {text.get_text() for text in display.figure_.legends[0].get_texts()}
+        assert ("from scratch" in words, "fine-tuned (open)" in words) == ("from-scratch" in stages, "fine-tuned" in stages)
+        assert ("stars: the same shape" in display.caption, "open markers" in display.caption) == ("from-scratch" in stages, "fine-tuned" in stages)
+    at_40 = study.curve.query("step == 40 and template_size == 1 and metric == 'eer' and protocol == 'pose_pairs'")
+    for stage, marker in (("from-scratch", "*"), ("fine-tuned", "s")):
+        wanted = at_40[at_40["stage"] == stage].groupby("parameters")["value"].mean()
+        found = [line.get_xydata() for line in size.axes_[1, "parameters"].lines if line.get_marker() == marker and line.get_linestyle() == "None"
+                 and (marker == "*" or line.get_markerfacecolor() == "white")]
+        assert np.concatenate(found) == pytest.approx(np.column_stack([wanted.index / 1e6, 100 * wanted]).reshape(-1, 2))
+    stars = [line.get_xydata() for line in eer.axes_["squeezenet", 1].lines if line.get_marker() == "*"]
+    frontal = at_40.query("stage == 'from-scratch' and pair == 'frontal-frontal'")
+    assert len(stars) == (len(made_up.POSE_PAIRS) + 1 if len(frontal) else 0)
+    assert not len(frontal) or any(np.allclose(star, [[frontal["filters_removed_pct"].item(), 100 * frontal["value"].item()]]) for star in stars)
 
 
 def test_one_network_side_by_side_with_none_takes_one_column(tmp_path):

@@ -33,6 +33,7 @@ from facelib.layers import check_table, the_only
 
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "parameters", "macs", "protocol", "pair",
          "template_size", "metric", "value", "ci_low", "ci_high"]
+STAR = {"marker": "*", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4, "zorder": 4}  # a network from scratch
 
 
 @dataclass
@@ -83,7 +84,7 @@ class PruningCurve:
         if "fine-tuned" in stages:
             parts.append("Open markers: retrained after pruning.")
         if "from-scratch" in stages:
-            parts.append("Stars: the same shape, trained from random weights.")
+            parts.append("Stars: the same shape, trained from random weights; their intervals are in the table.")
         if "control" in stages:
             parts.append("Dashed: control, trained as long with nothing removed.")
         if self.metric == "eer_change":
@@ -132,13 +133,8 @@ class PruningCurve:
     def _legend(self, names: list[str], width: float) -> None:
         handles = [Line2D([], [], color=colour, marker=marker, label=name)
                    for name in names for colour, marker in [pair_marks(name, names)]]
-        grey = {"color": "0.4", "linestyle": "none"}
-        stages = set(self.points["stage"])
-        if "fine-tuned" in stages:
-            handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=5, label="fine-tuned (open)", **grey))
-        if "from-scratch" in stages:
-            handles.append(Line2D([], [], marker="*", markersize=5, label="from scratch", **grey))
-        if "control" in stages:
+        handles += stage_handles(self.points)
+        if (self.points["stage"] == "control").any():
             handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="control, nothing removed"))
         columns = 2 if width < TWO_COLUMNS else len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
         self.figure_.legend(handles=handles, loc="outside lower center", ncols=columns)
@@ -150,6 +146,13 @@ def pruned_rows(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     pruned = curve[curve["stage"] == "pruned"]
     check_table(pruned, CURVE, "curve of stage pruned")
     return pruned, the_only(curve, "network", "curve"), the_only(curve[curve["stage"] != "control"], "criterion", "curve")
+
+
+def stage_handles(points: pd.DataFrame) -> list[Line2D]:
+    """For a legend: what marks the networks that are not on the lines, if there are any."""
+    markers = {"fine-tuned": ("fine-tuned (open)", {"marker": "o", "markerfacecolor": "white"}), "from-scratch": ("from scratch", {"marker": "*"})}
+    return [Line2D([], [], color="0.4", linestyle="none", markersize=5, label=label, **marker)
+            for stage, (label, marker) in markers.items() if (points["stage"] == stage).any()]
 
 
 def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: float = 5, band: float = 0.13) -> Line2D:
@@ -170,8 +173,8 @@ def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: 
                       markersize=markersize, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
     if "from-scratch" in stages:
         scratch = _mean_of_seeds(stages["from-scratch"])
-        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none", marker="*", markersize=6,
-                  markeredgecolor="white", markeredgewidth=0.4, zorder=4, label="from scratch")
+        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none",
+                  label="from scratch", **STAR)
     if "control" in stages:
         control = _mean_of_seeds(stages["control"])
         axes.plot(control["filters_removed_pct"], control["value"], color=colour, linewidth=0.8, linestyle=(0, (4, 2)),

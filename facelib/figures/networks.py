@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from facelib.comparison import BYTES_PER_PARAMETER
-from facelib.figures.curves import PruningCurve, TemplateCurve, draw_line
+from facelib.figures.curves import STAR, PruningCurve, TemplateCurve, draw_line, stage_handles
 from facelib.figures.layers import FiltersLeft
 from facelib.figures.scores import DetCurves, lines_mean
 from facelib.figures.style import (
@@ -36,7 +36,7 @@ from facelib.figures.style import (
 )
 from facelib.results import StudyTables
 
-EVALUATED = ("pruned", "fine-tuned")
+EVALUATED = ("pruned", "fine-tuned", "from-scratch")
 
 
 @dataclass
@@ -50,6 +50,11 @@ class ErrorOfNetworks:
     curves: dict[str, PruningCurve]
     metric: str
 
+    @property
+    def points(self) -> pd.DataFrame:
+        points = pd.concat(curve.points.assign(network=network) for network, curve in self.curves.items())
+        return points[points["stage"].isin(EVALUATED)]
+
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables], metric: str = "eer") -> ErrorOfNetworks:
         """Raises ValueError as `PruningCurve.from_table`."""
@@ -57,12 +62,12 @@ class ErrorOfNetworks:
 
     @property
     def caption(self) -> str:
-        return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {_criteria(self.curves)}. Lines: pruned; "
-                f"open markers: retrained after pruning. Bands and bars: {INTERVAL}.")
+        return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {_criteria(self.curves)}. Lines: pruned"
+                f"{_other_stages(self.points)}. Bands and bars: {INTERVAL}"
+                + ("; those of stars are in the table." if (self.points["stage"] == "from-scratch").any() else "."))
 
     def plot(self, width: float = TWO_COLUMNS) -> ErrorOfNetworks:
-        networks = list(self.curves)
-        points = pd.concat([curve.points[curve.points["stage"].isin(EVALUATED)] for curve in self.curves.values()])
+        networks, points = list(self.curves), self.points
         sizes, names = sorted(points["template_size"].unique()), sorted(points["line"].unique(), key=pair_order)
         narrow = width <= ONE_COLUMN  # networks below each other, template sizes side by side
         rows, columns = (len(networks), len(sizes)) if narrow else (len(sizes), len(networks))
@@ -73,8 +78,8 @@ class ErrorOfNetworks:
             for row, column in np.ndindex(rows, columns):
                 network, size = (networks[row], sizes[column]) if narrow else (networks[column], sizes[row])
                 axes = self.axes_[network, size] = grid[row, column]
-                of_panel = self.curves[network].points[self.curves[network].points["stage"].isin(EVALUATED)]
-                for name, line in of_panel[of_panel["template_size"] == size].groupby("line"):
+                of_panel = points[(points["network"] == network) & (points["template_size"] == size)]
+                for name, line in of_panel.groupby("line"):
                     self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4,
                                                                      band=0.13 if len(names) <= 4 else 0.07)
                 rate_axis(axes, points[points["template_size"] == size], log=self.metric not in ("accuracy", "eer_change"))
@@ -88,9 +93,7 @@ class ErrorOfNetworks:
                                     f"{size_title(size)}\n{metric_label(self.metric)}")
             handles = [Line2D([], [], color=colour, marker=marker, label=name)
                        for name in names for colour, marker in [pair_marks(name, names)]]
-            if (points["stage"] == "fine-tuned").any():
-                handles.append(Line2D([], [], color="0.4", linestyle="none", marker="o", markerfacecolor="white", markersize=5,
-                                      label="fine-tuned (open)"))
+            handles += stage_handles(points)
             self.figure_.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 4)
         return self
 
@@ -99,6 +102,12 @@ def main_rows(study: StudyTables) -> pd.DataFrame:
     """The rows of the first criterion in curve.csv."""
     criterion = study.curve.loc[study.curve["stage"] == "pruned", "criterion"].iloc[0]
     return study.curve[(study.curve["criterion"] == criterion) | (study.curve["stage"] == "control")]
+
+
+def _other_stages(points: pd.DataFrame) -> str:
+    """What a caption says of networks that are not on the lines."""
+    words = {"fine-tuned": "; open markers: retrained after pruning", "from-scratch": "; stars: the same shape, trained from random weights"}
+    return "".join(text for stage, text in words.items() if (points["stage"] == stage).any())
 
 
 def _criteria(curves: dict[str, PruningCurve] | dict[str, TemplateCurve] | dict[str, DetCurves]) -> str:
@@ -175,7 +184,7 @@ class ErrorAgainstSize:
 
     @classmethod
     def from_studies(cls, studies: Sequence[StudyTables]) -> ErrorAgainstSize:
-        """Pruned and fine-tuned networks, mean over seeds, of the template sizes that every evaluated step has."""
+        """Pruned and fine-tuned networks and those from scratch, mean over seeds, of the template sizes that every evaluated step has."""
         tables = []
         for study in studies:
             rows = main_rows(study)
@@ -196,7 +205,7 @@ class ErrorAgainstSize:
     def caption(self) -> str:
         return ("EER (%), mean over the pose pairs, against millions of parameters and against millions of multiply-accumulate operations "
                 "(MACs) for one image, logarithmic; without the training classifier. Lines: pruned step by step, from right to left, "
-                "with filters removed (%) beside; open markers: fine-tuned. Grey: the front, below and left of which no evaluated network "
+                f"with filters removed (%) beside{_other_stages(self.points)}. Grey: the front, below and left of which no evaluated network "
                 "lies. No intervals are drawn: those of single networks are in the table.")
 
     def plot(self, width: float = TWO_COLUMNS) -> ErrorAgainstSize:
@@ -218,7 +227,7 @@ class ErrorAgainstSize:
                                                          solid_joinstyle="miter", zorder=1)
                 for network, (colour, marker) in network_marks(networks).items():
                     rows_of = of_size[of_size["network"] == network]
-                    pruned, tuned = (rows_of[rows_of["stage"] == stage].sort_values("step") for stage in EVALUATED)
+                    pruned, tuned, scratch = (rows_of[rows_of["stage"] == stage].sort_values("step") for stage in EVALUATED)
                     [self.lines_[network, size, column]] = axes.plot(pruned[column], pruned["value"], color=colour, linewidth=0.9,
                                                                      label=network_name(network))
                     marked = pruned.iloc[[(pruned["filters_removed_pct"] - pct).abs().argmin()
@@ -230,6 +239,7 @@ class ErrorAgainstSize:
                                       path_effects=[withStroke(linewidth=1.5, foreground="white")])
                     axes.plot(tuned[column], tuned["value"], color=colour, marker=marker, markerfacecolor="white", linestyle="none",
                               markersize=4, zorder=3)
+                    axes.plot(scratch[column], scratch["value"], color=colour, linestyle="none", **STAR)
                 _log_axis(axes, "x", of_size[column].min() / 1.25, of_size[column].max() * 1.25)
                 rate_axis(axes, of_size.assign(ci_high=np.nan), log=True)
                 axes.set_ylim(of_size["value"].min() / 1.08, of_size["value"].max() * 1.12)
@@ -239,9 +249,8 @@ class ErrorAgainstSize:
                 axes.set_title(size_title(size), fontweight="bold")
             handles = [Line2D([], [], color=colour, marker=marker, label=network_name(network))
                        for network, (colour, marker) in network_marks(networks).items()]
-            handles += [Line2D([], [], color="0.4", linestyle="none", marker="o", markerfacecolor="white", label="fine-tuned (open)"),
-                        Line2D([], [], color="0.75", linewidth=3.5, label="best at its size")]
-            self.figure_.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else 5)
+            handles += [*stage_handles(self.points), Line2D([], [], color="0.75", linewidth=3.5, label="best at its size")]
+            self.figure_.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else len(handles))
         return self
 
 
