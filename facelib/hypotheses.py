@@ -233,21 +233,25 @@ def wide_layers_first(study: StudyTables, terms: Terms = Terms(), permutations: 
     Coupled layers count once where layers.csv has the column `coupling` (an integer; layers with the same one lose the
     same filters). Supported when rho exceeds all that 97.5 % of networks reach by chance and the permutation test is
     significant; not supported when rho's interval (Bonett and Wright, 2000, over layers) stays within chance; also with depth
-    and kind of layer held constant, and without the descriptor layer. Last, rho less that of the random and the magnitude
+    and kind of layer held constant, and without the descriptor layer; with it, not where `keep_descriptor` kept it whole, since chance
+    would take filters from it. Last, rho less that of the random and the magnitude
     arm at the same budget; its interval resamples layers, the same ones for both.
     """
     rows = []
     main = study.layers[study.layers["stage"] == "pruned"]
+    kept = study.manifest.get("config", {}).get("parameters", {}).get("keep_descriptor", False)
     for about, alone, table in (("", "", main),
                                 (", without the descriptor layer", "-no-descriptor", layer_analysis.without_descriptor(main))):
         step = _nearest_step(table, terms.layers_pct)
-        found = None if step is None else layer_analysis.width_effect(table, step, permutations)
+        whole = kept and table is main
+        found = None if step is None or whole else layer_analysis.width_effect(table, step, permutations)
         questions = {"simple": f"wide layers lose a larger share of their filters{about}",
                      "partial": f"wide layers lose a larger share, with depth and kind of layer held constant{about}"}
         for kind, question in questions.items():
             name = f"H3 width-{kind}{alone}"
             if found is None:
-                rows.append(_missing(study, name, question, "no filters removed in layers.csv", "pruned"))
+                why = "keep_descriptor kept the descriptor layer whole" if whole else "no filters removed in layers.csv"
+                rows.append(_missing(study, name, question, why, "pruned"))
                 continue
             rows.append(_of_association(study, name, question, found, kind, "coupling" in table.columns, terms))
     for arm in ("random", "magnitude"):

@@ -285,6 +285,20 @@ def test_an_effect_of_the_descriptor_layer_alone_vanishes_without_it():
     assert the_row(found, "their filters, without the descriptor layer")["verdict"] != SUPPORTED
 
 
+def test_a_descriptor_layer_kept_whole_is_no_evidence_against_width():
+    """The widest layer, which may lose nothing, would turn a perfect rho of the others' into a weak one."""
+    table = layers_of(WIDTHS, [round(w * (1 - 0.02 * place)) for place, w in enumerate(WIDTHS[:-1])] + WIDTHS[-1:])
+    study = study_of(curve_of([20], [0]), layer_table=table)
+    kept = replace(study, manifest={"config": {"parameters": {"keep_descriptor": True}}})
+    counted, left_out = (hypotheses.wide_layers_first(one, permutations=499) for one in (study, kept))
+    for kind in ("simple", "partial"):
+        with_it, without = (left_out[left_out["key"] == f"width-{kind}{key}"].squeeze() for key in ("", "-no-descriptor"))
+        assert with_it["verdict"] == UNDECIDED and with_it["why"] == "not run: keep_descriptor kept the descriptor layer whole"
+        pd.testing.assert_series_equal(without, counted[counted["key"] == f"width-{kind}-no-descriptor"].squeeze(), check_names=False)
+    simple = counted.set_index("key")["value"]
+    assert simple["width-simple"] < 0.9 < simple["width-simple-no-descriptor"]
+
+
 def test_coupled_layers_count_once():
     coupled = layers_of([10, 40, 40, 90], [9, 30, 30, 50], [0, 1, 1, 2], kinds=["conv", "pointwise", "depthwise", "pointwise"])
     once = layers.uncoupled(coupled)
