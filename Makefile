@@ -1,4 +1,4 @@
-# make study | report | test | test-slow | figures | bench | setup | lab | lock    PRESET=smoke|laptop|real-faces  FACES=folder  IMAGENET=file
+# make study | report | test | test-slow | figures | bench | setup | lab | lock    PRESET=smoke|laptop|cfp|real-faces|paper  FACES=folder  IMAGENET=file
 # FACES: a folder with one folder of images per subject; results go to results/PRESET-NAME.
 PRESET ?= laptop
 FACES ?=

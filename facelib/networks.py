@@ -214,8 +214,7 @@ def export_onnx(network: FaceNetwork, path: str | Path) -> None:
     Raises ImportError when onnxscript, by which torch writes ONNX, is not installed.
     """
     if importlib.util.find_spec("onnxscript") is None:
-        raise ImportError("writing ONNX files needs the package onnxscript; install it with: "
-                          "pip install 'facelib[published]'")
+        raise ImportError("writing ONNX files needs the package onnxscript; install it with: pip install onnxscript")
     size, training = network.config["image_size"], network.training
     example = torch.zeros(2, 3, size, size, device=next(network.parameters()).device)
     trunk = nn.Sequential(network.features, network.pool, network.flatten).eval()

@@ -3,7 +3,7 @@
 python -m facelib.published NETWORK --source cfp --root ROOT [--subjects 100] --output FOLDER
 
 writes FOLDER/verification.csv (error rates with intervals) and FOLDER/manifest.json. The packages that read these
-files are not among facelib's own: pip install 'facelib[published]'.
+files are not among facelib's own: pip install mat-io onnxruntime.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def load(path: str | Path, **options) -> nn.Module:
 
 
 def _missing(package: str, what: str) -> ImportError:
-    return ImportError(f"reading {what} needs the package {package}; install it with: pip install 'facelib[published]'")
+    return ImportError(f"reading {what} needs the package {package}; install it with: pip install {package}")
 
 # --------------------------------------------------------------------------------------------------------------- MATLAB
 

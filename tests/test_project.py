@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import facelib
 from facelib import comparison, hypotheses, networks, pruning, results
 from facelib.figures.style import NETWORK_NAMES
 
@@ -131,19 +132,28 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
         curve = studies[network].curve
         unpruned = curve[(curve["stage"] == "pruned") & (curve["step"] == 0)].set_index(["metric", "pair", "template_size"]).sort_index()
         rates = [results.in_percent(unpruned.loc[line]) for line in
-                 (("eer", "frontal-frontal", 1), ("eer", "frontal-frontal", 5), ("accuracy", "any-any", 1))]
+                 (("eer", "frontal-frontal", 1), ("eer", "frontal-profile", 1), ("eer", "frontal-frontal", 5), ("accuracy", "any-any", 1))]
         start = "ImageNet" if studies[network].manifest["config"]["baseline"]["imagenet"] else "random weights"
         size = asked["image_size"]
         assert f"| {name} | {start} | {size} x {size}, {asked['stem_stride']} | {' | '.join(rates)} |" in readme
     assert max(map(hypotheses.least_eer, studies.values())) < hypotheses.Terms().recogniser  # else nothing would be decided
     verdicts = results.read_table(ROOT / "results" / "real-faces" / "comparison" / "hypotheses.csv")
     single, templates = (row for row in verdicts.itertuples() if (row.network, row.key) == ("resnet50", "scratch-40"))
-    assert f"{-single.value:.1f} points worse ({-single.high:.1f} to {-single.low:.1f}) of single images" in readme
+    assert f"{-single.value:.1f} points worse ({-single.high:.1f} to {-single.low:.1f}) on single images" in readme
     assert (single.template_size, templates.template_size, templates.pair, templates.verdict) == (1, 5, "all pose pairs", "undecided")
     faces, asked = studies["resnet50"].manifest["faces"], studies["resnet50"].manifest["config"]["parameters"]
     steps = 0.4 / asked["step_share"]
     epochs = steps * asked["batches_per_step"] * asked["batch_size"] / faces["training"]["images"] + asked["finetune_epochs"]
-    assert round(epochs) == 2 and "the two epochs that pruning and retraining come to" in readme
+    assert round(epochs) == 2 and "pruning and fine-tuning add about two epochs" in readme
+    authors = results.read_table(ROOT / "results" / "published" / "SqueezeFacePoseNet_with_separable_DWC" / "verification.csv")
+    authors = authors.query("metric == 'eer' and template_size == 1").set_index("pair")
+    for pair, words in (("frontal-frontal", "on frontal single images"), ("frontal-profile", "frontal against profile")):
+        found = authors.loc[pair]
+        assert f"{100 * found['value']:.1f} % ({100 * found['ci_low']:.1f} to {100 * found['ci_high']:.1f}) {words}" in readme
+    megabytes = results.read_table(ROOT / "results" / "real-faces" / "comparison" / "sizes.csv").set_index("network")["megabytes"]
+    for network, words in (("squeezenet", "has {:.2f} MB and {:.2f}"), ("mobilenetv2", "MobileNetV2's {:.2f} and {:.2f}"),
+                           ("resnet50", "ResNet50's {:.2f} and {:.2f}")):
+        assert words.format(*megabytes[network].iloc[[0, 2]]) in readme
 
 
 def test_the_papers_scale_costs_what_its_preset_asks_for():
@@ -164,6 +174,13 @@ def test_the_papers_scale_costs_what_its_preset_asks_for():
         assert len({epochs for epochs, _ in cells}) == 1
         assert f"| {cells[0][0]} |" + "".join(f" {hours:.0f} |" for _, hours in cells) in text
     assert f"{runs} runs of {arm_steps} steps" in text and f"{steps + 1} to a network's main run and {arm_steps + 1} to an arm" in text
+
+
+def test_the_citation_is_of_this_version_and_of_the_papers_that_the_readme_names():
+    cited, readme = yaml.safe_load((ROOT / "CITATION.cff").read_text()), (ROOT / "README.md").read_text()
+    assert cited["version"] == facelib.__version__
+    for paper in cited["references"]:
+        assert paper["title"].lower() in readme.lower() and paper["identifiers"][0]["value"].replace(":", " ") in readme
 
 
 def test_pictures_in_the_readme_are_there():
@@ -210,7 +227,7 @@ def test_the_speeds_that_are_told_are_those_measured():
     for said in (f"{seconds[0]:.0f} s of processor time", f"{seconds[2]:.1f} s, where", f"`roc_curve` takes {seconds[3]:.0f} s"):
         assert said in text
     for said in (f"{covered.min():.0f} to {covered.max():.0f} % of 500 draws", f"difference in {differing.min():.0f} to {differing.max():.0f} %",
-                 "takes {:.0f}, {:.0f} and {:.0f} ms".format(*removal["removal_ms"]),
-                 "takes {:.0f}, {:.0f} and {:.0f} times as long".format(*removal["torch_pruning_over_removal"]),
+                 "inference is {:.2f}, {:.2f} and {:.2f} times as fast".format(*inferred["speedup"]),
                  "train {:.2f}, {:.2f} and {:.2f} times as fast".format(*trained["speedup"])):
         assert said in short
+    assert removal["torch_pruning_over_all"].between(3, 4.2).all() and "a quarter to a third of the time that torch-pruning's step takes" in short
