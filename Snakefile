@@ -55,18 +55,27 @@ COMPARISON = ["5_comparison"] if Path("notebooks/5_comparison.ipynb").is_file() 
 
 OWN = {"source": "folder", "root": str(FOLDER), "source_options": {}, "test_share": 0.2, "more_training": [], "overlaps": "",
        "more_tests": []} if FOLDER else {}  # of a preset with sets of its own, none is left
-OF_NETWORKS = ({"pretraining": []} if FOLDER else {}) | ({"imagenet": IMAGENET} if IMAGENET else {})
-GIVEN = {"1_faces": {"preset": NAME} | OWN} | {book: {"preset": NAME} | OWN | OF_NETWORKS for book in NETWORKS}
+
+
+def path_of(book):
+    return Path(f"notebooks/{book}.ipynb")
+
+
+def given(book):
+    """What the command line gives a notebook. A network that the preset starts from random weights takes no others."""
+    weights = IMAGENET if batch.from_yaml(FILE, path_of(book)).get("imagenet") != "" else ""
+    return {"preset": NAME} | OWN | ({} if book == "1_faces" else
+                                     ({"pretraining": []} if FOLDER else {}) | ({"imagenet": weights} if weights else {}))
 
 
 def all_parameters(book):
     """Every parameter of a notebook: its defaults, the preset's, the command line's. A wrong one is refused here."""
-    path = Path(f"notebooks/{book}.ipynb")
-    defaults = batch.declared(path)
-    return defaults | batch.checked(batch.from_yaml(FILE, path) | GIVEN[book], defaults, str(path))
+    defaults = batch.declared(path_of(book))
+    return defaults | batch.checked(batch.from_yaml(FILE, path_of(book)) | GIVEN[book], defaults, str(path_of(book)))
 
 
 try:
+    GIVEN = {book: given(book) for book in ["1_faces", *NETWORKS]}
     PARAMETERS = {book: all_parameters(book) for book in GIVEN}
 except batch.ParameterError as error:
     raise WorkflowError(str(error))
