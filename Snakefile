@@ -131,7 +131,8 @@ def say_what_is_stale():
         changed |= differing
     if stale:
         logger.warning(f"Computed by other code and kept: {', '.join(stale)}.\nSince then changed: {', '.join(sorted(changed))}.\n"
-                       f"To compute them anew, delete runs/parts/{NAME} and their folders in runs/, which the executed notebooks name.")
+                       f"To compute them anew, delete runs/parts/{NAME} and their folders in runs/, which the executed notebooks name, "
+                       f"and in results/{NAME}/*/kept.")
 
 
 if workflow.is_main_process:
@@ -209,7 +210,7 @@ rule network:
 
 
 rule comparison:
-    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS), expand("facelib/{module}.py", module=["layers", "hypotheses", "comparison"])
+    input: "notebooks/5_comparison.ipynb", expand(rules.network.output.notebook, book=NETWORKS), expand("facelib/{module}.py", module=["layers", "hypotheses", "comparison"]), "docs/published.csv"
     output: EXECUTED + "5_comparison.ipynb"
     shell: "{PYTHON:q} -m facelib.batch {input[0]:q} {output:q} -p preset {NAME:q}"
 

@@ -23,7 +23,7 @@ from facelib.faces.faceset import FaceSet
 from facelib.importance import CRITERIA, Importance
 from facelib.networks import FaceNetwork
 from facelib.progress import progress
-from facelib.storage import check_same_run, load_checkpoint, prefixed, save_checkpoint, under
+from facelib.storage import check_same_run, fingerprint, load_checkpoint, prefixed, save_checkpoint, under
 from facelib.training import (
     Recipe,
     backward,
@@ -201,20 +201,20 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
     Step 0 is the network as it came. After every step folder/pruning.safetensors holds all that is needed to go on,
     and every evaluated network stays as folder/STAGE-STEP.safetensors, for `load`. A finished run is not repeated.
     Returns the tables of the schedule's stage. Raises TrainingError when the loss, a gradient or the network is no
-    longer finite, ValueError when the folder holds the run of another schedule, recipe or seed, or the schedule would remove more
-    than may leave.
+    longer finite, ValueError when the folder holds the run of another network, schedule, recipe or seed, or the schedule would remove
+    more than may leave.
     """
     folder = Path(folder)
     path = folder / "pruning.safetensors"
     keep_freed_memory()
     network.to(device())
     graph = graph_of(network, schedule.keep_descriptor, schedule.multiple or 1)
-    total = size_columns(network, graph)[schedule.unit]
+    total, origin = size_columns(network, graph)[schedule.unit], fingerprint(network.state_dict())
     optimizer = optimizer_for(network, recipe, schedule.learning_rate)
     curve, layers = [], []
     if path.exists():
         tensors, saved = load_checkpoint(path)
-        check_same_run(path, saved, schedule=asdict(schedule), recipe=asdict(recipe), seed=seed)
+        check_same_run(path, saved, schedule=asdict(schedule), recipe=asdict(recipe), seed=seed, origin=origin)
         graph.align(saved["multiple"])
         graph.remove(tensors["removed"], optimizer)
         network.load_state_dict(under("network", tensors))
@@ -263,7 +263,7 @@ def prune(network: FaceNetwork, training: FaceSet, schedule: Schedule, recipe: R
             tensors = prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network))
             save_checkpoint(path, tensors | {"removed": graph.removed},
                             {"network": network.config, "schedule": asdict(schedule), "recipe": asdict(recipe), "seed": seed,
-                             "step": step, "precision": precision, "multiple": graph.multiple, "curve": curve, "layers": layers})
+                             "origin": origin, "step": step, "precision": precision, "multiple": graph.multiple, "curve": curve, "layers": layers})
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
 
 
@@ -383,15 +383,16 @@ def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph
         if not path.exists():
             raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take shares "
                              f"that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
-        done = path.with_name(f"{stage}-{step:03d}.safetensors")
+        done, origin = path.with_name(f"{stage}-{step:03d}.safetensors"), fingerprint(load_checkpoint(path)[0])
         if not done.exists():
             network, graph = start(path)
             train(network, training, validation, recipe, seed, done.with_suffix(""))
             about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
             found = about | {"step": step} | size_columns(network, graph)
             rows = pd.DataFrame([found]).merge(evaluate(network, stage, step), how="cross").to_dict("records")
-            save_network(done, network, graph, schedule.keep_descriptor, curve=rows, layers=layer_rows(graph, about, step))
+            save_network(done, network, graph, schedule.keep_descriptor, origin=origin, curve=rows, layers=layer_rows(graph, about, step))
         saved = load_checkpoint(done)[1]
+        check_same_run(done, saved, origin=origin)
         curve += saved["curve"]
         layers += saved["layers"]
     return Tables(pd.DataFrame(curve), pd.DataFrame(layers))

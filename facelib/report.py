@@ -161,7 +161,7 @@ def _folder(path: Path, source: Path, site: Path) -> Folder:
     """Copies the figures, tables and the manifest of a folder into the site."""
     name = path.name
     page = Page(f"{source.name}/{name if path != source else 'tables'}-results.html", f"Results: {name}")
-    files = [file for file in sorted(path.glob("*") if path == source else path.rglob("*")) if file.is_file()]
+    files = [file for file in sorted(path.glob("*") if path == source else path.rglob("*")) if file.is_file() and file.suffix != ".safetensors"]
     for file in files:
         target = site / file.relative_to(source.parent)
         target.parent.mkdir(parents=True, exist_ok=True)

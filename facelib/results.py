@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,10 +42,15 @@ class Run:
     config: dict
 
     @classmethod
-    def open(cls, runs: Path, name: str, config: dict) -> Run:
-        """The folder runs/NAME-HASH of a configuration (what JSON can hold), made when it is not there."""
+    def open(cls, runs: Path, name: str, config: dict, kept: Path | None = None) -> Run:
+        """The folder runs/NAME-HASH of a configuration (what JSON can hold), made when it is not there. Files that somebody kept in
+        kept/NAME-HASH, and that it lacks, are copied into it."""
         text = json.dumps(config, sort_keys=True)
         run = cls(Path(runs) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", config)
+        for file in (kept / run.folder.name).glob("*") if kept else ():
+            if not (run.folder / file.name).exists():
+                with replacing(run.folder / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
         write_json(run.folder / "config.json", config)
         return run
 
@@ -236,7 +242,7 @@ def load_studies(preset: Path) -> dict[str, StudyTables]:
 
 def missing_networks(preset: Path) -> list[str]:
     """The papers' networks that results/PRESET does not hold."""
-    return [network for network in NETWORKS if network not in load_studies(preset)]
+    return [network for network in NETWORKS if not (Path(preset) / network / "curve.csv").exists()]
 
 
 def write_readable(table: pd.DataFrame, path_stem: Path, wide: tuple[str, ...] = ()) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # machines that share the folder may share a process number
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -70,7 +72,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def check_same_run(path: Path, saved: dict, **asked) -> None:
-    """Raises ValueError when the metadata of the checkpoint to go on from has something else than asked under a name."""
+    """Raises ValueError when the metadata of the checkpoint to go on from has something else than asked under a name: `origin`
+    is the fingerprint of the network that the run began with."""
     for name, value in asked.items():
         value = json.loads(json.dumps(value))  # as it was saved: tuples are lists
         found = saved.get(name, value)
@@ -80,6 +83,13 @@ def check_same_run(path: Path, saved: dict, **asked) -> None:
         if found != value:
             raise ValueError(f"{path} is a run with {name} {found}, not {value}: every run has its folder. "
                              "Take another, or delete this file to start its part anew")
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """The first 16 hexadecimal digits of a hash of the tensors' names and values."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})).hexdigest()[:16]
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ class Study:
 
     @cached_property
     def baseline_run(self) -> results.Run:
-        """Where the unpruned network is: named by all that decides its weights."""
+        """Where the unpruned network is: named by all that decides its weights. What took a night may be kept beside the tables."""
         local = self.imagenet not in ("", "torchvision")
         imagenet = results.file_hash(networks.weights_file(self.network, self.imagenet)) if local else self.imagenet
         config = {"network": self.network, "seed": self.seed, "image_size": self.image_size, "stem_stride": self.stem_stride,
@@ -223,7 +223,7 @@ class Study:
                   "validation": self.validation.fingerprint()}
         if self.pretraining:
             config["pretraining"] = [chosen.fingerprint() for chosen in self._pretraining_faces]
-        return results.Run.open(user_path(self.runs), f"{self.network}-baseline", config)
+        return results.Run.open(user_path(self.runs), f"{self.network}-baseline", config, self.folder / "kept")
 
     @cached_property
     def run(self) -> results.Run:
@@ -265,10 +265,11 @@ class Study:
 
     def trained(self) -> tuple[FaceNetwork, pd.DataFrame]:
         """The unpruned network and its training history, one row per epoch; where asked, its trunk learnt other faces first."""
-        network = self._initial(self.training)
-        if self.pretraining:
+        begun = (self.baseline_run.folder / "training.safetensors").exists()  # and goes on from there, whatever it began with
+        network = self._initial(self.training, "" if begun else self.imagenet)
+        if self.pretraining and not begun:
             before, held_out = self._pretraining_faces
-            first = self._initial(before)
+            first = self._initial(before, self.imagenet)
             with self.baseline_run.timed("pretraining"):
                 training.train(first, before, held_out, self.recipe, self.seed, self.baseline_run.folder / "pretraining")
             network.features.load_state_dict(first.features.state_dict())
@@ -351,12 +352,12 @@ class Study:
         self._save_manifest()
         return tables
 
-    def _initial(self, known: FaceSet) -> FaceNetwork:
+    def _initial(self, known: FaceSet, imagenet: str) -> FaceNetwork:
         """The network before training, to classify the subjects of `known`."""
         torch.manual_seed(self.seed)
         network = networks.build(self.network, len(known.subject_names), self.image_size, self.stem_stride)
-        if self.imagenet:
-            networks.load_imagenet(network, self.imagenet)
+        if imagenet:
+            networks.load_imagenet(network, imagenet)
         return network
 
     def scores(self, network: FaceNetwork) -> pd.DataFrame:

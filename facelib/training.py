@@ -161,13 +161,17 @@ def validate(network: FaceNetwork, faces: FaceSet, recipe: Recipe, subjects: dic
     """Mean cross-entropy and accuracy of classifying the faces' subjects, on centre crops, in evaluation mode."""
     where = next(network.parameters()).device
     labels = torch.tensor([subjects[name] for name in faces.subjects])
+    found, right = [], []  # of every image its own subject's log-probability: all logits of so many subjects may not fit
     network.eval()
     with torch.inference_mode():
-        logits = torch.cat([network(normalise(images, where)).float().cpu() for images, _ in
-                            centre_batches(faces, network.config["image_size"], recipe.batch_size)])
+        batches = centre_batches(faces, network.config["image_size"], recipe.batch_size)
+        for (images, _), own in zip(batches, labels.split(recipe.batch_size), strict=True):
+            logits = network(normalise(images, where)).float().cpu()
+            found.append(logits.log_softmax(1).gather(1, own[:, None]))
+            right.append(logits.argmax(1) == own)
     network.train()
-    loss = nn.functional.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).float().mean().item()
+    loss = nn.functional.nll_loss(torch.cat(found), torch.zeros_like(labels)).item()
+    return loss, torch.cat(right).float().mean().item()
 
 
 class Plateau:
@@ -207,12 +211,12 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     """Trains the network in place and leaves it with the weights of the epoch with the lowest validation loss.
 
     Writes folder/training.safetensors after every epoch and goes on from it when it is there; a finished training is
-    not repeated. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
+    not repeated, and leaves the weights of that epoch alone. Returns one row per epoch: epoch, learning_rate, training_loss, validation_loss,
     validation_accuracy (a fraction), images_per_second, precision.
     Raises TrainingError when the loss, a gradient or the network is no longer finite, ValueError when the network
     classifies other subjects, or the folder holds the training of another recipe or seed.
     """
-    names = sorted(set(training.subjects))
+    names = training.subject_names
     if len(names) != network.config["subjects"]:
         raise ValueError(f"the network classifies {network.config['subjects']} subjects, the faces have {len(names)}")
     subjects = {name: label for label, name in enumerate(names)}
@@ -225,9 +229,9 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
     if path.exists():
         tensors, saved = load_checkpoint(path)
         check_same_run(path, saved, recipe=asdict(recipe), seed=seed)
-        network.load_state_dict(under("network", tensors))
-        load_momentum(optimizer, network, under("momentum", tensors))
         best, history, precision, plateau.state = under("best", tensors), saved["history"], saved["precision"], saved["plateau"]
+        network.load_state_dict(under("network", tensors) or best)  # a finished training has the best alone
+        load_momentum(optimizer, network, under("momentum", tensors))
     precision = precision or choose_precision(network, recipe)
     steps = -(-len(training) // recipe.batch_size)  # an epoch's mini-batches
 
@@ -259,8 +263,9 @@ def train(network: FaceNetwork, training: FaceSet, validation: FaceSet, recipe: 
                         "validation_loss": loss, "validation_accuracy": accuracy, "images_per_second": speed,
                         "precision": precision})
         plateau.epoch_ended(loss)
-        save_checkpoint(path, prefixed("network", network.state_dict()) | prefixed("best", best)
-                        | prefixed("momentum", momentum(optimizer, network)),
+        going_on = {} if epoch + 1 == recipe.epochs or (recipe.schedule == "plateau" and plateau.finished) else (
+            prefixed("network", network.state_dict()) | prefixed("momentum", momentum(optimizer, network)))
+        save_checkpoint(path, prefixed("best", best) | going_on,
                         {"network": network.config, "recipe": asdict(recipe), "seed": seed, "history": history,
                          "precision": precision, "plateau": plateau.state})
     network.load_state_dict(best)

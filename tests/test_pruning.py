@@ -192,6 +192,27 @@ def test_folder_of_another_recipe_or_seed_is_an_error(never_killed, blobs, recip
         prune(network(), split_subjects(blobs, 0.25)[0], SCHEDULE, recipe, unverified, seed, never_killed[1])
 
 
+def test_folder_of_another_unpruned_network_is_an_error(never_killed, blobs):
+    other = network()
+    with torch.no_grad():
+        other.classifier.bias[0] += 1
+    with pytest.raises(ValueError, match="run with origin .*every run has its folder"):
+        prune(other, split_subjects(blobs, 0.25)[0], SCHEDULE, RECIPE, unverified, 0, never_killed[1])
+
+
+def test_networks_tuned_from_another_pruned_one_are_an_error(blobs, tmp_path):
+    run(blobs, tmp_path, evaluate=unverified)
+    learning, held_out = hold_out_images(split_subjects(blobs, 0.25)[0], 0.2, 0)
+    again = functools.partial(pruning.fine_tune, tmp_path, [0.2], learning, held_out, SCHEDULE, RECIPE, unverified, 0)
+    assert again().curve.equals(again().curve)
+    path = tmp_path / "pruned-004.safetensors"
+    tensors, about = load_checkpoint(path)
+    tensors["network/classifier.bias"][0] += 1
+    storage.save_checkpoint(path, tensors, about)
+    with pytest.raises(ValueError, match="fine-tuned-004.safetensors is a run with origin"):
+        again()
+
+
 def test_pruned_network_is_rebuilt_in_a_fresh_process_bit_for_bit(never_killed, tmp_path):
     path = never_killed[1] / "pruned-004.safetensors"
     rebuilt, graph = pruning.load(path)

@@ -96,6 +96,7 @@ class Project:
         self.write("facelib/report.py", STAND_IN + REPORT)
         for name in ("layers", "hypotheses", "comparison"):
             self.write(f"facelib/{name}.py", "")
+        self.write("docs/published.csv", "")
         self.write("facelib/report.html", "")
         self.write("facelib/report.css", "")
         for name, parameters in BOOKS.items():

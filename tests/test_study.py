@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from facelib import batch, networks, pruning, results, training, verification
@@ -198,6 +200,45 @@ def test_a_second_execution_repeats_nothing(computed, monkeypatch):
     network, _ = again.trained()
     again.computed(network)
     assert ((again.folder / "curve.csv").read_bytes(), again.run.parts()) == before
+
+
+def test_a_run_kept_beside_the_tables_is_taken_from_there_and_one_of_another_configuration_is_not(computed, tmp_path, monkeypatch):
+    study, network = computed
+    elsewhere = dataclasses.replace(study, runs=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+    kept = elsewhere.folder / "kept" / study.baseline_run.folder.name
+    shutil.copytree(study.baseline_run.folder, kept, ignore=shutil.ignore_patterns("*.json"))
+    monkeypatch.setattr(training, "backward", lambda *_, **__: pytest.fail("trained again"))
+    taken, history = elsewhere.trained()
+    assert all(torch.equal(a, b) for a, b in zip(taken.state_dict().values(), network.state_dict().values(), strict=True))
+    assert history.equals(results.read_table(study.folder / "training.csv"))
+    assert elsewhere.baseline_run.config == study.baseline_run.config
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        dataclasses.replace(elsewhere, seed=1).trained()
+
+
+def test_a_kept_file_is_copied_where_the_run_lacks_it_and_replaces_nothing(tmp_path):
+    config = {"seed": 0}
+    run = results.Run.open(tmp_path / "runs", "run", config)
+    kept = tmp_path / "kept" / run.folder.name
+    kept.mkdir(parents=True)
+    (kept / "training.safetensors").write_text("kept")
+    (kept / "config.json").write_text("{}")
+    for own in ("kept", "its own"):
+        again = results.Run.open(tmp_path / "runs", "run", config, tmp_path / "kept")
+        assert {path.name for path in again.folder.iterdir()} == {"config.json", "training.safetensors"}
+        assert again.parts() == {} and (again.folder / "config.json").read_text() != "{}"
+        assert (again.folder / "training.safetensors").read_text() == own
+        (again.folder / "training.safetensors").write_text("its own")
+
+
+def test_a_training_that_began_needs_its_first_weights_no_more(tmp_path, monkeypatch):
+    people(tmp_path / "faces", 8, 3)
+    study = Study.from_parameters(parameters(tmp_path, imagenet="torchvision", more_tests=[], finetune_shares=[], scratch_shares=[], arms={}))
+    monkeypatch.setattr(networks, "load_imagenet", lambda *_: None)
+    first, _ = study.trained()
+    monkeypatch.setattr(networks, "load_imagenet", lambda *_: pytest.fail("loaded again"))
+    again, _ = study.trained()
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 ALL, PRUNED = {"baseline", "pruning", "arm"}, {"pruning", "arm"}

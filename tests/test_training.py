@@ -8,7 +8,7 @@ import torch
 
 from facelib import networks, training
 from facelib.faces import hold_out_images
-from facelib.faces.crops import training_batches
+from facelib.faces.crops import centre_batches, normalise, training_batches
 from facelib.training import Plateau, Recipe, one_cycle, train
 
 RECIPE = Recipe(batch_size=16, epochs=4, schedule="one-cycle", learning_rates=(0.05,), precision="float32")
@@ -42,6 +42,18 @@ def test_the_best_epoch_is_what_is_left(trained, sets):
     names = {name: label for label, name in enumerate(sorted(set(sets[0].subjects)))}
     loss, _ = training.validate(learner, sets[1], RECIPE, names)
     assert loss == pytest.approx(history["validation_loss"].min(), rel=1e-6)
+
+
+def test_the_validation_loss_is_that_of_all_logits_to_the_last_bit(trained, sets):
+    learner, faces = trained[0], sets[1]
+    names = {name: label for label, name in enumerate(sorted(set(sets[0].subjects)))}
+    labels = torch.tensor([names[name] for name in faces.subjects])
+    learner.eval()
+    with torch.inference_mode():
+        logits = torch.cat([learner(normalise(images, "cpu")) for images, _ in centre_batches(faces, 33, 7)])
+    recipe = replace(RECIPE, batch_size=7)  # which does not divide the images
+    expected = torch.nn.functional.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+    assert len(faces) % 7 and training.validate(learner, faces, recipe, names) == expected
 
 
 def test_killed_in_an_epoch_it_resumes_to_the_same_bits(trained, sets, tmp_path, monkeypatch):
@@ -98,6 +110,8 @@ def test_finished_training_is_not_repeated(trained, sets, monkeypatch):
     again = network()
     assert train(again, *sets, RECIPE, 0, trained[2]).equals(trained[1])
     assert torch.equal(again.classifier.weight, trained[0].classifier.weight)
+    tensors, _ = training.load_checkpoint(trained[2] / "training.safetensors")  # momentum and last weights are of no more use
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {f"best/{name}": tensor.shape for name, tensor in again.state_dict().items()}
 
 
 ANOTHER = f"recipe {{'epochs': {RECIPE.epochs}}}, not {{'epochs': {RECIPE.epochs + 1}}}: "  # what differs, and nothing else

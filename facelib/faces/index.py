@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelib.faces.faceset import FaceSet
+from facelib.storage import replacing
 
 LARGE = 100_000  # images: below, listing takes about as long as reading an index
 VERSION = b"1"  # of the index files: raise it when their content changes
@@ -73,7 +74,5 @@ def _read(path: Path) -> pd.DataFrame | None:
 def _write(path: Path, table: pd.DataFrame, stamps: dict[str, list[int] | None]) -> None:
     content = pa.Table.from_pandas(table, preserve_index=False)
     about = content.schema.metadata | {b"version": VERSION, b"stamps": json.dumps(stamps)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f"{path.name}.{os.getpid()}")  # so that a file with its final name is always complete
-    pq.write_table(content.replace_schema_metadata(about), passing)
-    os.replace(passing, path)
+    with replacing(path) as temporary:
+        pq.write_table(content.replace_schema_metadata(about), temporary)

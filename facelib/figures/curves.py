@@ -29,10 +29,12 @@ from facelib.figures.style import (
     size_title,
     style,
 )
+from facelib.hypotheses import Terms
 from facelib.layers import check_table, the_only
 
 CURVE = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct", "parameters", "macs", "protocol", "pair",
          "template_size", "metric", "value", "ci_low", "ci_high"]
+LINEAR = ("accuracy", "eer_change")  # metrics on linear axes
 STAR = {"marker": "*", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.4, "zorder": 4}  # a network from scratch
 
 
@@ -87,9 +89,7 @@ class PruningCurve:
             parts.append("Stars: the same shape, trained from random weights; their intervals are in the table.")
         if "control" in stages:
             parts.append("Dashed: control, trained as long with nothing removed.")
-        if self.metric == "eer_change":
-            parts.append("Change from the unpruned network, paired on the same subjects; below 0: better than unpruned.")
-        return " ".join(parts)
+        return " ".join([*parts, about_axis(self.metric)])
 
     def plot(self, width: float | None = None) -> PruningCurve:
         """width: of the figure, inches; by itself, one column for one panel, else two."""
@@ -108,19 +108,17 @@ class PruningCurve:
                     if (of_size["line"] == name).any():
                         self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], *pair_marks(name, names),
                                                              band=0.13 if len(names) <= 4 else 0.07)
-                self._finish(axes, size_title(size), lowest_of_column(place, len(sizes), columns), left=place % columns == 0)
+                self._finish(axes, size, lowest_of_column(place, len(sizes), columns), left=place % columns == 0)
             self._legend(names, width)
         return self
 
-    def _finish(self, axes, title: str, bottom: bool, left: bool) -> None:
+    def _finish(self, axes, size: int, bottom: bool, left: bool) -> None:
         last = max(self.parameters.index.max(), 1)
         axes.set_xlim(-0.02 * last, 1.02 * last)
         ticks = share_ticks(last)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
-        rate_axis(axes, self.points, log=self.metric not in ("accuracy", "eer_change"))
-        if self.metric == "eer_change":
-            axes.axhline(0, color="0.4", linewidth=0.6)
-        axes.set_title(title, fontweight="bold")
+        metric_axis(axes, self.metric, size, self.points)
+        axes.set_title(size_title(size), fontweight="bold")
         if bottom:
             axes.set_xlabel("Filters removed (%)")
         if left:
@@ -146,6 +144,23 @@ def pruned_rows(curve: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     pruned = curve[curve["stage"] == "pruned"]
     check_table(pruned, CURVE, "curve of stage pruned")
     return pruned, the_only(curve, "network", "curve"), the_only(curve[curve["stage"] != "control"], "criterion", "curve")
+
+
+def metric_axis(axes, metric: str, size: int, points: pd.DataFrame) -> None:
+    """The y axis of a metric in percent: of error rates logarithmic, of their change linear, with lines at no change and at the margin
+    up to which the verdicts take a loss to be minimal."""
+    rate_axis(axes, points, log=metric not in LINEAR)
+    if metric == "eer_change":
+        axes.axhline(0, color="0.4", linewidth=0.6)
+        axes.axhline(100 * Terms().margin(size), color="0.4", linewidth=0.8, linestyle=(0, (1, 1)))
+
+
+def about_axis(metric: str) -> str:
+    """What a caption says of `metric_axis`."""
+    if metric == "eer_change":
+        return (f"Change from the unpruned network, paired on the same subjects; below 0: better than unpruned. Dotted: the margin of minimal "
+                f"loss, {100 * Terms().single:g} points for single images, {100 * Terms().templates:g} for templates.")
+    return "Linear scale." if metric in LINEAR else "Logarithmic scale."
 
 
 def stage_handles(points: pd.DataFrame) -> list[Line2D]:

@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from facelib.comparison import BYTES_PER_PARAMETER
-from facelib.figures.curves import STAR, PruningCurve, TemplateCurve, draw_line, stage_handles
+from facelib.figures.curves import STAR, PruningCurve, TemplateCurve, about_axis, draw_line, metric_axis, stage_handles
 from facelib.figures.layers import FiltersLeft
 from facelib.figures.scores import DetCurves, lines_mean
 from facelib.figures.style import (
@@ -64,7 +64,7 @@ class ErrorOfNetworks:
     def caption(self) -> str:
         return (f"{metric_label(self.metric)} of each network against convolution filters removed (% of all), by {_criteria(self.curves)}. Lines: pruned"
                 f"{_other_stages(self.points)}. Bands and bars: {INTERVAL}"
-                + ("; those of stars are in the table." if (self.points["stage"] == "from-scratch").any() else "."))
+                + ("; those of stars are in the table. " if (self.points["stage"] == "from-scratch").any() else ". ") + about_axis(self.metric))
 
     def plot(self, width: float = TWO_COLUMNS) -> ErrorOfNetworks:
         networks, points = list(self.curves), self.points
@@ -82,7 +82,7 @@ class ErrorOfNetworks:
                 for name, line in of_panel.groupby("line"):
                     self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4,
                                                                      band=0.13 if len(names) <= 4 else 0.07)
-                rate_axis(axes, points[points["template_size"] == size], log=self.metric not in ("accuracy", "eer_change"))
+                metric_axis(axes, self.metric, size, points[points["template_size"] == size])
                 if row == 0:
                     axes.set_title(size_title(size).replace(" images", "") if narrow and size > 1 else
                                    size_title(size) if narrow else network_name(network), fontweight="bold")
