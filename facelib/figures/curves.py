@@ -84,7 +84,7 @@ class PruningCurve:
                  "Lines: pruned network" + (f", mean of {seeds} seeds (thin lines: each seed)" if seeds > 1 else "") + ".",
                  f"Bands{' and bars' * ('fine-tuned' in stages)}: {INTERVAL}{', mean of the seeds' * (seeds > 1)}."]
         if "fine-tuned" in stages:
-            parts.append("Open markers: retrained after pruning.")
+            parts.append("Open markers: retrained after pruning, beside each other for one share.")
         if "from-scratch" in stages:
             parts.append("Stars: the same shape, trained from random weights; their intervals are in the table.")
         if "control" in stages:
@@ -106,15 +106,18 @@ class PruningCurve:
                 of_size = self.points[self.points["template_size"] == size]
                 for name in names:
                     if (of_size["line"] == name).any():
-                        self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], *pair_marks(name, names),
-                                                             band=0.13 if len(names) <= 4 else 0.07)
+                        self.lines_[size, name] = draw_line(axes, of_size[of_size["line"] == name], name, names, self._last)
                 self._finish(axes, size, lowest_of_column(place, len(sizes), columns), left=place % columns == 0)
             self._legend(names, width)
         return self
 
+    @property
+    def _last(self) -> float:
+        return max(self.parameters.index.max(), 1)
+
     def _finish(self, axes, size: int, bottom: bool, left: bool) -> None:
-        last = max(self.parameters.index.max(), 1)
-        axes.set_xlim(-0.02 * last, 1.02 * last)
+        last = self._last
+        axes.set_xlim(-0.04 * last, 1.04 * last)
         ticks = share_ticks(last)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         metric_axis(axes, self.metric, size, self.points)
@@ -170,8 +173,10 @@ def stage_handles(points: pd.DataFrame) -> list[Line2D]:
             for stage, (label, marker) in markers.items() if (points["stage"] == stage).any()]
 
 
-def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: float = 5, band: float = 0.13) -> Line2D:
-    """Draws one line's pruned curve with its band (its opacity), and its other stages' points. Returns the curve."""
+def draw_line(axes, points: pd.DataFrame, name: str, names: list[str], last: float, markersize: float = 5) -> Line2D:
+    """Draws one line's pruned curve with its band, and its other stages' points, those of all lines, `names`, beside each other. last: the
+    largest share of filters removed (%) of any line. Returns the curve."""
+    colour, marker = pair_marks(name, names)
     stages = dict(list(points.groupby("stage")))
     pruned = stages.get("pruned", points.iloc[:0])  # a protocol may be kept for the fine-tuned networks
     mean = _mean_of_seeds(pruned)
@@ -179,16 +184,17 @@ def draw_line(axes, points: pd.DataFrame, colour: str, marker: str, markersize: 
         for _, seed in pruned.groupby("seed"):
             axes.plot(seed["filters_removed_pct"], seed["value"], color=colour, linewidth=0.4, alpha=0.7)
     x = mean["filters_removed_pct"]
-    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=band, linewidth=0)
+    beside = 0.014 * last * (names.index(name) - (len(names) - 1) / 2)
+    axes.fill_between(x, mean["ci_low"], mean["ci_high"], color=colour, alpha=0.13 if len(names) <= 4 else 0.07, linewidth=0)
     [line] = axes.plot(x, mean["value"], color=colour, marker=marker, markevery=max(len(mean) // 8, 1))
     if "fine-tuned" in stages:
         tuned = stages["fine-tuned"]
         bars = np.abs(tuned[["ci_low", "ci_high"]].to_numpy() - tuned[["value"]].to_numpy()).T
-        axes.errorbar(tuned["filters_removed_pct"], tuned["value"], bars, color=colour, linestyle="none", marker=marker,
+        axes.errorbar(tuned["filters_removed_pct"] + beside, tuned["value"], bars, color=colour, linestyle="none", marker=marker,
                       markersize=markersize, markerfacecolor="white", elinewidth=0.7, zorder=3, label="fine-tuned")
     if "from-scratch" in stages:
         scratch = _mean_of_seeds(stages["from-scratch"])
-        axes.plot(scratch["filters_removed_pct"], scratch["value"], color=colour, linestyle="none",
+        axes.plot(scratch["filters_removed_pct"] + beside, scratch["value"], color=colour, linestyle="none",
                   label="from scratch", **STAR)
     if "control" in stages:
         control = _mean_of_seeds(stages["control"])

@@ -80,8 +80,7 @@ class ErrorOfNetworks:
                 axes = self.axes_[network, size] = grid[row, column]
                 of_panel = points[(points["network"] == network) & (points["template_size"] == size)]
                 for name, line in of_panel.groupby("line"):
-                    self.lines_[network, size, name] = draw_line(axes, line, *pair_marks(name, names), markersize=4,
-                                                                     band=0.13 if len(names) <= 4 else 0.07)
+                    self.lines_[network, size, name] = draw_line(axes, line, name, names, points["filters_removed_pct"].max(), markersize=4)
                 metric_axis(axes, self.metric, size, points[points["template_size"] == size])
                 if row == 0:
                     axes.set_title(size_title(size).replace(" images", "") if narrow and size > 1 else
