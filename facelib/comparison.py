@@ -60,7 +60,7 @@ class Comparison:
 
 
 def compare(studies: Sequence[StudyTables], terms: Terms = Terms()) -> dict[str, Comparison]:
-    """Every table, by the name of its files."""
+    """Every table, by the name of its files. Raises ValueError when there is no study."""
     answers = hypotheses.verdicts(studies, terms)
     return {"summary": summary(studies), "sizes": sizes(studies), "hypotheses": verdicts(answers),
             "published": published(studies, answers), "claims": claims(answers)}

@@ -39,7 +39,6 @@ def with_changes(curve: pd.DataFrame, folder: Path, people: dict[tuple, int]) ->
 
     people: subjects with a genuine comparison, by line. The first network's own change is 0, exactly.
     """
-    curve = curve[curve["metric"] != CHANGE]  # a run that older code began has some
     networks = [Verified(folder, rows) for _, rows in curve.groupby(["stage", "step"], sort=False)]
     first = networks[0]
     tables = []
@@ -103,12 +102,10 @@ def _file(folder: Path, stage: str, step: int) -> Path:
 
 
 def _draws(network: Verified) -> dict[tuple, np.ndarray]:
-    """By line; none of a network that older code verified."""
+    """By line."""
     about = network.rows.iloc[0]
-    path = _file(network.folder, about["stage"], about["step"])
-    if not path.exists():
-        return {}
-    return {line: rows.to_numpy() for line, rows in results.read_table(path).groupby(LINE)["eer"]}
+    table = results.read_table(_file(network.folder, about["stage"], about["step"]))
+    return {line: rows.to_numpy() for line, rows in table.groupby(LINE)["eer"]}
 
 
 def _mean(values: Sequence):

@@ -81,7 +81,10 @@ def verdicts(studies: Sequence[StudyTables], terms: Terms = Terms()) -> pd.DataF
     """The answers to all hypotheses for all networks. Columns: COLUMNS; value, low and high in `unit`, NaN where unknown.
 
     Of a network that is no recogniser (see `Terms`), or whose single images were not tested, nothing is decided.
+    Raises ValueError when there is no study.
     """
+    if not studies:
+        raise ValueError("no network to judge: expected results/PRESET/NETWORK/curve.csv, found none; run a study first")
     found = [test(study, terms) for test in (minimal_loss, squeezer, wide_layers_first, taylor_earns_its_cost) for study in studies]
     table = _table([row for table in found for row in table.to_dict("records")])
     for study in studies:

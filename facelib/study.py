@@ -400,18 +400,11 @@ class Study:
         return pd.concat(curves, ignore_index=True)
 
     def _det(self, curve: pd.DataFrame) -> pd.DataFrame:
-        """DET curves of the networks at the chosen steps, in every stage: those that were kept when their rows of `curve` were made,
-        and of networks that older code verified, made now."""
+        """DET curves of the networks at the chosen steps, in every stage, as they were kept when their rows of `curve` were made."""
         about = ["network", "criterion", "seed", "stage", "step", "filters_removed_pct"]
         chosen = curve.loc[curve["step"].isin(self.chosen_steps), about].drop_duplicates().sort_values("step", kind="stable")
-        tables = []
-        for network in chosen.to_dict("records"):
-            path = _det_file(self.run, network["stage"], network["step"])
-            if not path.exists():
-                kept, _ = pruning.load(self.run.folder / f"{network['stage']}-{network['step']:03d}.safetensors")
-                results.write_table(self._det_of(networks.descriptors(kept.to(training.device()), self.test)), None, path)
-            tables.append(pd.DataFrame([network]).merge(results.read_table(path), how="cross"))
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat([pd.DataFrame([network]).merge(results.read_table(_det_file(self.run, network["stage"], network["step"])), how="cross")
+                          for network in chosen.to_dict("records")], ignore_index=True)
 
     def _differences(self, main: Tables, arms: list[Tables]) -> pd.DataFrame:
         """EER of one network less another's: at every step of the arms, the study's criterion less every other arm, every seed

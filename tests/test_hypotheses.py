@@ -441,3 +441,8 @@ def test_hearsay_is_never_the_papers_figure(preset, tmp_path):
 def test_verdicts_need_no_torch():
     code = "import sys; from facelib import comparison, hypotheses, layers, results; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_a_network_there_is_nothing_to_judge():
+    with pytest.raises(ValueError, match="no network to judge.*run a study first"):
+        comparison.compare([])

@@ -119,13 +119,6 @@ def test_curves_and_scores_agree_with_the_rates(computed):
     assert rates.loc[1, "value"] == verification.equal_error_rate(*found)
 
 
-def test_det_curves_that_older_code_did_not_keep_are_made_anew(computed):
-    study, _ = computed
-    curve, saved = (results.read_table(study.folder / name) for name in ("curve.csv", "det.csv"))
-    (study.run.folder / "det-fine-tuned-002.csv").unlink()
-    pd.testing.assert_frame_equal(study._det(curve), saved, atol=0.02)
-
-
 def test_differences_are_paired_and_of_the_mean_over_pose_pairs(computed):
     study, _ = computed
     table = results.read_table(study.folder / "differences.csv")
