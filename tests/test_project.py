@@ -1,5 +1,6 @@
 """The project's own promises: one environment in three files, names that others rely on, the commands of the README."""
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import facelib
-from facelib import comparison, hypotheses, networks, pruning, results
+from facelib import batch, comparison, hypotheses, networks, pruning, results, storage
 from facelib.figures.style import NETWORK_NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +155,28 @@ def test_what_the_readme_says_of_real_faces_is_in_the_tables():
     for network, words in (("squeezenet", "has {:.2f} MB and {:.2f}"), ("mobilenetv2", "MobileNetV2's {:.2f} and {:.2f}"),
                            ("resnet50", "ResNet50's {:.2f} and {:.2f}")):
         assert words.format(*megabytes[network].iloc[[0, 2]]) in readme
+
+
+def test_a_kept_network_is_whole_and_that_of_its_preset(tmp_path):
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    [folder] = (ROOT / "results").glob("*/*/kept/*")
+    assert folder.parts[-4:-1] == ("real-faces", "squeezenet", "kept")
+    config = json.loads((folder / "config.json").read_text())
+    assert results.Run.open(tmp_path, "squeezenet-baseline", config).folder.name == folder.name
+    asked = batch.from_yaml(ROOT / "notebooks" / "presets" / "real-faces.yaml", ROOT / "notebooks" / "2_squeezenet.ipynb")
+    shared = config["recipe"].keys() & asked.keys()
+    assert {"epochs", "batch_size", "learning_rates", "schedule", "label_smoothing"} <= shared
+    assert {name: config["recipe"][name] for name in shared} == {name: asked[name] for name in shared}
+    tensors, saved = storage.load_checkpoint(folder / "training.safetensors")
+    assert saved["recipe"] == config["recipe"] and len(saved["history"]) == asked["epochs"] and saved["seed"] == config["seed"]
+    network = networks.build(**saved["network"])
+    network.load_state_dict(storage.under("best", tensors))
+    assert {name.split("/")[0] for name in tensors} == {"best"}
+    assert network.config["subjects"] == results.load_studies(ROOT / "results" / "real-faces")["squeezenet"].manifest["faces"]["training"]["subjects"]
+    found = results.read_table(folder / "verification.csv").set_index(["metric", "pair", "template_size"]).sort_index()
+    for line, words in ((("eer", "frontal-frontal", 1), "no better, {} % ({} on frontal"), (("accuracy", "any-any", 1), "on LFW View 2 {} % ({}.")):
+        rate, interval = results.in_percent(found.loc[line]).split(" (")
+        assert words.format(rate, interval) in readme
 
 
 def test_the_papers_scale_costs_what_its_preset_asks_for():
