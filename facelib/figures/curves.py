@@ -117,7 +117,7 @@ class PruningCurve:
 
     def _finish(self, axes, size: int, bottom: bool, left: bool) -> None:
         last = self._last
-        axes.set_xlim(-0.04 * last, 1.04 * last)
+        axes.set_xlim(-0.06 * last, 1.06 * last)
         ticks = share_ticks(last)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         metric_axis(axes, self.metric, size, self.points)
