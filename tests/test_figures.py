@@ -91,7 +91,7 @@ def test_fine_tuned_and_control_are_drawn_apart_and_named():
     [bars] = axes.containers
     marks = bars.lines[0]
     assert list(marks.get_ydata()) == [9] and marks.get_markerfacecolor() == "white"
-    assert marks.get_xdata() == pytest.approx([20], abs=0.2), "half a mark to the left, since the other line's may stand there, too"
+    assert marks.get_xdata() == pytest.approx([20 - 0.014 * 20 / 2]), "half a mark to the left, since the other line's may stand there, too"
     [ends] = bars.lines[2][0].get_segments()
     assert ends[:, 1] == pytest.approx([7.2, 10.8])
     control = line_of(axes, "control")
