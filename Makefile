@@ -29,7 +29,7 @@ THREADS = $$($(BIN)/python -c 'import torch; print(torch.get_num_threads())')
 # Two parts are computed at once, with half of the processors each: one part gains less from the other half than another part does.
 study: setup
 	threads=$(THREADS); each=$$(( (threads + 1) / 2 )); \
-	$(BIN)/python -m snakemake --cores $$threads --set-threads baseline=$$each pruning=$$each arm=$$each network=$$each --config preset='$(PRESET)' $(if $(FACES),faces='$(FACES)') $(if $(IMAGENET),imagenet='$(IMAGENET)')
+	$(BIN)/python -m snakemake --cores $$threads --set-threads baseline=$$each pruning=$$each retraining=$$each arm=$$each network=$$each --config preset='$(PRESET)' $(if $(FACES),faces='$(FACES)') $(if $(IMAGENET),imagenet='$(IMAGENET)')
 	@echo "Tables and figures: results/; to read: build/report/index.html"
 
 report: setup

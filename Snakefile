@@ -1,6 +1,7 @@
 # What depends on what in a study:
 #
-#     faces -> for every network: baseline -> main pruning, arms -> its notebook; all notebooks -> comparison -> report
+#     faces -> for every network: baseline -> main pruning -> retraining at each share, and beside them the arms -> its notebook;
+#     all notebooks -> comparison -> report
 #
 #     snakemake --cores all --config preset=laptop [faces=FOLDER] [imagenet=FILE]
 #
@@ -83,8 +84,10 @@ except batch.ParameterError as error:
 
 def parts(book):
     """Names of what a network's notebook needs computed, as their markers have them."""
-    arms = PARAMETERS[book].get("arms", {})
-    return ["baseline", "pruning", *(f"arm-{name}-{seed}" for name, seeds in arms.items() for seed in range(seeds))]
+    asked = {"finetune_shares": [], "scratch_shares": [], "arms": {}} | PARAMETERS[book]
+    return ["baseline", "pruning", *(f"fine-tuned-{share}" for share in asked["finetune_shares"]),
+            *(f"from-scratch-{share}" for share in asked["scratch_shares"]),
+            *(f"arm-{name}-{seed}" for name, seeds in asked["arms"].items() for seed in range(seeds))]
 
 
 # What the unpruned network does not depend on. A parameter that is missing here costs seconds: its part finds itself done.
@@ -148,6 +151,7 @@ localrules: study, comparison, report
 
 wildcard_constraints:
     book="|".join(NETWORKS),
+    stage="fine-tuned|from-scratch",
     seed=r"\d+",
 
 
@@ -186,6 +190,16 @@ rule pruning:
     priority: 1
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments} && " + DONE
+
+
+rule retraining:
+    input: rules.pruning.output.done
+    output: done=MARKER + "{stage}-{share}.done"
+    params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
+    threads: workflow.cores
+    priority: 1
+    resources: mem_mb=16_000, runtime="24h"
+    shell: "FACELIB_PART={wildcards.book}-{wildcards.stage}-{wildcards.share} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb {wildcards.stage}:{wildcards.share} {params.arguments} && " + DONE
 
 
 rule arm:

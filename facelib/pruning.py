@@ -350,49 +350,44 @@ def _rebuilt(path: Path) -> tuple[FaceNetwork, ChannelGraph, dict[str, Tensor], 
     return network, graph, tensors, saved["multiple"]
 
 
-def fine_tune(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
-              recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
-    """Retrains the networks that `prune` left in `folder` with `shares` removed, each from there on its own.
-    Of a control run they are the networks of the same steps, whole.
+def fine_tune(folder: Path, share: float, training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe,
+              evaluate: Evaluate, seed: int) -> Tables:
+    """Retrains the network that `prune` left in `folder` with `share` removed, from there. Of a control run it is the network
+    of the same step, whole.
 
-    They stay as folder/fine-tuned-STEP.safetensors, for `load`. Returns the tables of stage "fine-tuned". Resumable, as
-    training is. Raises ValueError when a share was not evaluated.
+    It stays as folder/fine-tuned-STEP.safetensors, for `load`. Returns the tables of stage "fine-tuned". Resumable, as
+    training is. Raises ValueError when the share was not evaluated.
     """
-    return _retrain("fine-tuned", lambda path: load(path, schedule.multiple), folder, shares, training, validation, schedule,
+    return _retrain("fine-tuned", lambda path: load(path, schedule.multiple), folder, share, training, validation, schedule,
                     recipe, evaluate, seed)
 
 
-def from_scratch(folder: Path, shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule,
-                 recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
-    """Trains the shapes that `prune` left in `folder` with `shares` removed from random weights: what is it worth to
+def from_scratch(folder: Path, share: float, training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe,
+                 evaluate: Evaluate, seed: int) -> Tables:
+    """Trains the shape that `prune` left in `folder` with `share` removed from random weights: what is it worth to
     inherit weights, and not the shape alone (Liu et al. 2019, Rethinking the Value of Network Pruning)?
 
     Returns the tables of stage "from-scratch"; else as `fine_tune`.
     """
-    return _retrain("from-scratch", lambda path: fresh(path, seed, schedule.multiple), folder, shares, training, validation,
+    return _retrain("from-scratch", lambda path: fresh(path, seed, schedule.multiple), folder, share, training, validation,
                     schedule, recipe, evaluate, seed)
 
 
-def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path,
-             shares: Sequence[float], training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe,
-             evaluate: Evaluate, seed: int) -> Tables:
-    curve, layers = [], []
-    for share in progress(shares, stage, unit="networks"):
-        step = round(share / schedule.step_share)
-        path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
-        if not path.exists():
-            raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take shares "
-                             f"that are evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
-        done, origin = path.with_name(f"{stage}-{step:03d}.safetensors"), fingerprint(load_checkpoint(path)[0])
-        if not done.exists():
-            network, graph = start(path)
-            train(network, training, validation, recipe, seed, done.with_suffix(""))
-            about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
-            found = about | {"step": step} | size_columns(network, graph)
-            rows = pd.DataFrame([found]).merge(evaluate(network, stage, step), how="cross").to_dict("records")
-            save_network(done, network, graph, schedule.keep_descriptor, origin=origin, curve=rows, layers=layer_rows(graph, about, step))
-        saved = load_checkpoint(done)[1]
-        check_same_run(done, saved, origin=origin)
-        curve += saved["curve"]
-        layers += saved["layers"]
-    return Tables(pd.DataFrame(curve), pd.DataFrame(layers))
+def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, share: float,
+             training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
+    step = round(share / schedule.step_share)
+    path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
+    if not path.exists():
+        raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take a share "
+                         f"that is evaluated: every {schedule.evaluate_every * schedule.step_share:.0%}")
+    done, origin = path.with_name(f"{stage}-{step:03d}.safetensors"), fingerprint(load_checkpoint(path)[0])
+    if not done.exists():
+        network, graph = start(path)
+        train(network, training, validation, recipe, seed, done.with_suffix(""))
+        about = {"network": network.config["name"], "criterion": schedule.criterion, "seed": seed, "stage": stage}
+        found = about | {"step": step} | size_columns(network, graph)
+        rows = pd.DataFrame([found]).merge(evaluate(network, stage, step), how="cross").to_dict("records")
+        save_network(done, network, graph, schedule.keep_descriptor, origin=origin, curve=rows, layers=layer_rows(graph, about, step))
+    saved = load_checkpoint(done)[1]
+    check_same_run(done, saved, origin=origin)
+    return Tables(pd.DataFrame(saved["curve"]), pd.DataFrame(saved["layers"]))

@@ -56,26 +56,24 @@ class Run:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the block's duration to parts.json, also when the block fails, and the commit that ran it: a part that was
+        """Adds the block's duration to seconds-PART.json, also when the block fails, and the commit that ran it: a part that was
         resumed adds up, and tells of every commit that worked on it. A block that saved no checkpoint found all done."""
         start, code, saved = time.monotonic(), commit() or "unknown", self._checkpoints()
         try:
             yield
         finally:
             if self._checkpoints() != saved:
-                parts, seconds = self.parts(), time.monotonic() - start
-                before = parts.get(part, {"seconds": 0.0, "commits": []})
-                commits = sorted({*before["commits"], code})
-                parts[part] = {"seconds": round(before["seconds"] + seconds, 1), "commits": commits}
-                write_json(self.folder / "parts.json", parts)
+                seconds = time.monotonic() - start
+                before = self.parts().get(part, {"seconds": 0.0, "commits": []})
+                write_json(self.folder / f"seconds-{part}.json", {"seconds": round(before["seconds"] + seconds, 1),
+                                                                  "commits": sorted({*before["commits"], code})})
 
     def _checkpoints(self) -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*.safetensors")}
 
     def parts(self) -> dict[str, dict]:
         """Seconds spent so far on each timed part, and the commits of the code that ran."""
-        path = self.folder / "parts.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return {path.stem.removeprefix("seconds-"): json.loads(path.read_text()) for path in self.folder.glob("seconds-*.json")}
 
 
 def file_hash(path: Path) -> str:

@@ -4,8 +4,9 @@
     python -m facelib.study NOTEBOOK parts [-p name value]... [-f file.yaml]...   lists them
 
 The notebooks of all networks share it. A part is what can be computed by itself: `baseline` (the unpruned network), `pruning`
-(step by step, and fine-tuned), and `arm:NAME:SEED`, each of the controls. Every part finds what an earlier execution left in
-its run's folder and goes on from there; a notebook computes those that are not there yet.
+(step by step), `fine-tuned:SHARE` and `from-scratch:SHARE` (of a network that pruning left), and `arm:NAME:SEED`, each of the
+controls. Every part finds what an earlier execution left in its run's folder and goes on from there, and computes what it needs
+and does not find; a notebook computes those that are not there yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import math
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -312,21 +315,29 @@ class Study:
         return replace(self.recipe, precision=precision), replace(self.finetune_recipe, precision=precision)
 
     def pruned(self, network: FaceNetwork) -> Tables:
-        """Prunes a copy of the network step by step; where asked, fine-tunes, and trains the pruned shape from random weights
-        for as long as the unpruned network was."""
-        recipe, finetune_recipe = self._recipes
-        verify = self.verifier(self.run, self.chosen_steps)
-        with self.run.timed("pruning"):
-            found = pruning.prune(deepcopy(network), self.training, self.pruning_schedule, recipe, verify, self.seed,
-                                  self.run.folder)
-        with self.run.timed("fine-tuning"):
-            tuned = pruning.fine_tune(self.run.folder, [*map(self._share, self.finetune_shares)], self.training, self.validation,
-                                      self.pruning_schedule, finetune_recipe, verify, self.seed)
-        with self.run.timed("from scratch"):
-            fresh = pruning.from_scratch(self.run.folder, [*map(self._share, self.scratch_shares)], self.training, self.validation,
-                                         self.pruning_schedule, recipe, verify, self.seed)
-        tables = together([found, tuned, fresh])
+        """Prunes a copy of the network step by step, and retrains what was asked for."""
+        tables = together([self._pruned(network), *map(self._retrained, self._retrainings)])
         return Tables(differences.with_changes(tables.curve, self.run.folder, self._people), tables.layers)
+
+    def _pruned(self, network: FaceNetwork) -> Tables:
+        with self.run.timed("pruning"):
+            return pruning.prune(deepcopy(network), self.training, self.pruning_schedule, self._recipes[0],
+                                 self.verifier(self.run, self.chosen_steps), self.seed, self.run.folder)
+
+    @property
+    def _retrainings(self) -> dict[str, tuple[str, float]]:
+        """Parts that retrain a network that pruning left, or train its shape from random weights for as long as the unpruned
+        network was: stage and share, by name."""
+        asked = {"fine-tuned": self.finetune_shares, "from-scratch": self.scratch_shares}
+        return {f"{stage}:{amount}": (stage, self._share(amount)) for stage, amounts in asked.items() for amount in amounts}
+
+    def _retrained(self, part: str) -> Tables:
+        stage, share = self._retrainings[part]
+        recipe, finetune_recipe = self._recipes
+        retrain, recipe = (pruning.fine_tune, finetune_recipe) if stage == "fine-tuned" else (pruning.from_scratch, recipe)
+        with self.run.timed(part.replace(":", " ")):
+            return retrain(self.run.folder, share, self.training, self.validation, self.pruning_schedule, recipe,
+                           self.verifier(self.run, self.chosen_steps), self.seed)
 
     def arm(self, network: FaceNetwork, name: str, seed: int) -> Tables:
         """Prunes a copy of the network as the control `name` says."""
@@ -435,7 +446,7 @@ class Study:
 
     @property
     def parts(self) -> list[str]:
-        return ["baseline", "pruning", *(f"arm:{name}:{seed}" for name, seed in self.arm_schedules)]
+        return ["baseline", "pruning", *self._retrainings, *(f"arm:{name}:{seed}" for name, seed in self.arm_schedules)]
 
     def check(self, part: str) -> None:
         """Raises ValueError when there is no such part, or when the faces do not fit: before anything is computed."""
@@ -448,7 +459,10 @@ class Study:
         self.check(part)
         network, _ = self.trained()
         if part == "pruning":
-            self.pruned(network)
+            self._pruned(network)
+        elif part in self._retrainings:
+            self._pruned(network)
+            self._retrained(part)
         elif part != "baseline":
             _, name, seed = part.split(":")
             self.arm(network, name, int(seed))
@@ -486,4 +500,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # a scheduler's: what was computed so far is timed
     main()

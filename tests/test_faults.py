@@ -181,10 +181,10 @@ def pruned_and_tuned(blobs_folder, folder):
     faces = load("folder", blobs_folder)
     run(faces, folder, SCHEDULE)
     learning, validation = hold_out_images(split_subjects(faces, 0.25)[0], 0.1, 0)
-    tuned = pruning.fine_tune(folder, [0.1, 0.2], learning, validation, SCHEDULE, RECIPE, unverified, 0)
+    tuned = [pruning.fine_tune(folder, share, learning, validation, SCHEDULE, RECIPE, unverified, 0) for share in (0.1, 0.2)]
     curve, layers = run(faces, folder, SCHEDULE)
-    (folder / "curve.csv").write_text(curve + tuned.curve.to_csv(index=False))
-    (folder / "layers.csv").write_text(layers + tuned.layers.to_csv(index=False))
+    (folder / "curve.csv").write_text(curve + "".join(found.curve.to_csv(index=False) for found in tuned))
+    (folder / "layers.csv").write_text(layers + "".join(found.layers.to_csv(index=False) for found in tuned))
 
 
 def child(blobs_folder, folder):

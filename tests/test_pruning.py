@@ -174,11 +174,11 @@ def test_fine_tuned_control_keeps_its_criterion(control, blobs):
         steps.append(step)
         return unverified(tuned, stage, step)
 
-    found = pruning.fine_tune(control[1], [0.1, 0.2], learning, validation, replace(SCHEDULE, criterion="none"), RECIPE,
-                              evaluate, 0)
-    assert steps == [2, 4] == list(found.curve["step"])
-    assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["criterion"]) == {"none"}
-    assert set(found.curve["filters"]) == {3944}
+    curve = pd.concat([pruning.fine_tune(control[1], share, learning, validation, replace(SCHEDULE, criterion="none"), RECIPE,
+                                         evaluate, 0).curve for share in (0.1, 0.2)])
+    assert steps == [2, 4] == list(curve["step"])
+    assert set(curve["stage"]) == {"fine-tuned"} and set(curve["criterion"]) == {"none"}
+    assert set(curve["filters"]) == {3944}
 
 
 def test_folder_of_another_schedule_is_an_error(never_killed, blobs):
@@ -203,7 +203,7 @@ def test_folder_of_another_unpruned_network_is_an_error(never_killed, blobs):
 def test_networks_tuned_from_another_pruned_one_are_an_error(blobs, tmp_path):
     run(blobs, tmp_path, evaluate=unverified)
     learning, held_out = hold_out_images(split_subjects(blobs, 0.25)[0], 0.2, 0)
-    again = functools.partial(pruning.fine_tune, tmp_path, [0.2], learning, held_out, SCHEDULE, RECIPE, unverified, 0)
+    again = functools.partial(pruning.fine_tune, tmp_path, 0.2, learning, held_out, SCHEDULE, RECIPE, unverified, 0)
     assert again().curve.equals(again().curve)
     path = tmp_path / "pruned-004.safetensors"
     tensors, about = load_checkpoint(path)
@@ -463,14 +463,14 @@ def test_fine_tuning_starts_from_the_pruned_network_and_adds_its_stage(never_kil
         return training.train(tuned, *arguments)
 
     monkeypatch.setattr(pruning, "train", recorded)
-    found = pruning.fine_tune(folder, [0.2], learning, validation, SCHEDULE, RECIPE,
+    found = pruning.fine_tune(folder, 0.2, learning, validation, SCHEDULE, RECIPE,
                               lambda tuned, stage, step: verification.evaluate(protocols[0], descriptors(tuned, test), resamples=20), 0)
     expected = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
     assert len(started) == 1 and all(torch.equal(started[0][name], tensor) for name, tensor in expected.items())
     assert set(found.curve["stage"]) == {"fine-tuned"} and set(found.curve["filters"]) == {3155}
     assert found.layers["out_channels"].sum() == 3155
     with pytest.raises(ValueError, match="15%.*every 10%"):
-        pruning.fine_tune(folder, [0.15], learning, validation, SCHEDULE, RECIPE, None, 0)
+        pruning.fine_tune(folder, 0.15, learning, validation, SCHEDULE, RECIPE, None, 0)
 
 
 def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, blobs, monkeypatch):
@@ -489,8 +489,9 @@ def test_from_scratch_takes_the_shape_alone_and_a_draw_of_its_own(never_killed, 
         steps.append(step)
         return unverified(made, stage, step)
 
-    found = pruning.from_scratch(folder, [0.1, 0.2], learning, validation, SCHEDULE, RECIPE, evaluate, 0)
-    assert steps == [2, 4] and set(found.curve["stage"]) == {"from-scratch"} and list(found.curve["filters"]) == [3550, 3155]
+    curve = pd.concat([pruning.from_scratch(folder, share, learning, validation, SCHEDULE, RECIPE, evaluate, 0).curve
+                       for share in (0.1, 0.2)])
+    assert steps == [2, 4] and set(curve["stage"]) == {"from-scratch"} and list(curve["filters"]) == [3550, 3155]
     pruned = pruning.load(folder / "pruned-004.safetensors")[0].state_dict()
     assert {name: t.shape for name, t in started[1].items()} == {name: t.shape for name, t in pruned.items()}
     weight = "features.fire4.expand3x3.conv.weight"

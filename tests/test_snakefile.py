@@ -73,12 +73,12 @@ if __name__ == "__main__":
 FACES = {"preset": "", "source": "", "root": "", "source_options": {}, "test_share": 0.5, "more_training": ["more"], "overlaps": "",
          "more_tests": ["more"]}
 NETWORK = FACES | {"epochs": 1, "last_share": 0.5, "pretraining": ["more"], "imagenet": "", "arms": {}}
-BOOKS = {"1_faces": FACES, "2_squeezenet": NETWORK, "3_mobilenetv2": NETWORK, "5_comparison": {"preset": ""}}
-FIRST = ["1_faces", "2_squeezenet baseline", "2_squeezenet pruning", "2_squeezenet arm:random:0", "2_squeezenet", "3_mobilenetv2 baseline",
-         "3_mobilenetv2 pruning", "3_mobilenetv2", "5_comparison", "report"]
+BOOKS = {"1_faces": FACES, "2_squeezenet": NETWORK | {"finetune_shares": [], "scratch_shares": []}, "3_mobilenetv2": NETWORK, "5_comparison": {"preset": ""}}
+FIRST = ["1_faces", "2_squeezenet baseline", "2_squeezenet pruning", "2_squeezenet fine-tuned:0.4", "2_squeezenet from-scratch:0.4",
+         "2_squeezenet arm:random:0", "2_squeezenet", "3_mobilenetv2 baseline", "3_mobilenetv2 pruning", "3_mobilenetv2", "5_comparison", "report"]
 
 
-ARM = {"last_share": 0.6, "arms": {"random": 1}}
+ARM = {"last_share": 0.6, "finetune_shares": [0.4], "scratch_shares": [0.4], "arms": {"random": 1}}
 
 
 class Project:
@@ -150,6 +150,7 @@ def test_a_study_runs_every_part_once_after_what_it_needs(once):
     for network in ("2_squeezenet", "3_mobilenetv2"):
         of_network = [part for part in parts if part.startswith(network)]
         assert parts[0] == "1_faces" and of_network[0] == f"{network} baseline" and of_network[-1] == network
+        assert all(parts.index(f"{network} pruning") < parts.index(part) for part in of_network if "fine-tuned" in part or "scratch" in part)
     assert parts[-2:] == ["5_comparison", "report"]
 
 
@@ -174,9 +175,9 @@ def after(*parts):
 
 
 @pytest.mark.parametrize("change, expected", [
-    (lambda p: p.preset({"last_share": 0.7, "arms": {"random": 1}}),
-     after("2_squeezenet arm:random:0", "2_squeezenet pruning", "2_squeezenet")),
-    (lambda p: p.preset({"last_share": 0.6, "arms": {"random": 2, "control": 1}}),
+    (lambda p: p.preset(ARM | {"last_share": 0.7}),
+     after("2_squeezenet arm:random:0", "2_squeezenet pruning", "2_squeezenet fine-tuned:0.4", "2_squeezenet from-scratch:0.4", "2_squeezenet")),
+    (lambda p: p.preset(ARM | {"arms": {"random": 2, "control": 1}}),
      after("2_squeezenet arm:control:0", "2_squeezenet arm:random:1", "2_squeezenet")),
     (lambda p: p.preset(ARM, epochs=3), after("3_mobilenetv2 baseline", "3_mobilenetv2 pruning", "3_mobilenetv2")),
     (lambda p: p.notebook("3_mobilenetv2", NETWORK | {"last_share": 0.4}), after("3_mobilenetv2 pruning", "3_mobilenetv2")),
@@ -323,4 +324,5 @@ def test_make_study_computes_two_parts_at_once_with_half_of_the_processors_each(
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     found = [line.split() for line in (tmp_path / "threads.txt").read_text().splitlines()]
     assert {threads for threads, _ in found} == {"2"}
-    assert {part for _, part in found} == {"2_squeezenet", "3_mobilenetv2", "2_squeezenet-random-0"}
+    assert {part for _, part in found} == {"2_squeezenet", "3_mobilenetv2", "2_squeezenet-random-0", "2_squeezenet-fine-tuned-0.4",
+                                           "2_squeezenet-from-scratch-0.4"}

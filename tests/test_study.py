@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from facelib import batch, networks, pruning, results, training, verification
@@ -224,6 +230,47 @@ def test_a_kept_file_is_copied_where_the_run_lacks_it_and_replaces_nothing(tmp_p
         (again.folder / "training.safetensors").write_text("its own")
 
 
+def test_parts_side_by_side_keep_the_time_of_each(tmp_path):
+    run = results.Run.open(tmp_path, "run", {})
+    for number, part in enumerate(("fine-tuned 0.2", "fine-tuned 0.4", "fine-tuned 0.2")):
+        with run.timed(part):
+            (run.folder / f"{number}.safetensors").touch()
+    with run.timed("pruning"):
+        pass
+    assert run.parts().keys() == {"fine-tuned 0.2", "fine-tuned 0.4"}, "what saved no checkpoint found all done"
+    with run.timed("fine-tuned 0.2"), run.timed("fine-tuned 0.4"):  # the inner one ends while the other still runs
+        (run.folder / "3.safetensors").touch()
+        time.sleep(0.2)
+    assert all(part["seconds"] >= 0.2 and part["commits"] for part in run.parts().values())
+
+
+def test_a_part_that_is_told_to_end_counts_its_time(tmp_path):
+    people(tmp_path / "faces", 8, 3)
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump({"all": parameters(tmp_path, epochs=100_000, more_tests=[])}))
+    process = subprocess.Popen([sys.executable, "-m", "facelib.study", str(NOTEBOOK), "baseline", "-f", str(tmp_path / "given.yaml")],
+                               cwd=ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "runs").glob("*/training.safetensors")):
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    [seconds] = (tmp_path / "runs").glob("*/seconds-training.json")
+    assert json.loads(seconds.read_text())["seconds"] > 0
+
+
+def test_a_retraining_part_computes_its_network_alone(computed, tmp_path):
+    study, network = computed
+    other = dataclasses.replace(study, runs=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+    shutil.copytree(study.runs, other.runs, ignore=shutil.ignore_patterns("fine-tuned*", "from-scratch*", "seconds-*"))
+    assert other.parts == ["baseline", "pruning", "fine-tuned:0.0", "fine-tuned:0.2", "from-scratch:0.2", "arm:taylor_weight:0",
+                           "arm:taylor_weight:1", "arm:random:0", "arm:control:0"]
+    for part in ("fine-tuned:0.2", "from-scratch:0.2"):
+        other.compute(part)
+    assert other.run.parts().keys() == {"fine-tuned 0.2", "from-scratch 0.2"}, "pruning was found done"
+    for stage in ("fine-tuned", "from-scratch"):
+        [made] = other.run.folder.glob(f"{stage}-*.safetensors")
+        assert made.read_bytes() == (study.run.folder / made.name).read_bytes()
+
+
 def test_a_training_that_began_needs_its_first_weights_no_more(tmp_path, monkeypatch):
     people(tmp_path / "faces", 8, 3)
     study = Study.from_parameters(parameters(tmp_path, imagenet="torchvision", more_tests=[], finetune_shares=[], scratch_shares=[], arms={}))
@@ -310,10 +357,10 @@ def test_parts_are_listed_and_unknown_ones_refused(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     where = ["-f", str(SMOKE), "-p", "arms", "{random: 1, taylor_weight: 2}"]
     main([str(NOTEBOOK), "parts", *where])
-    assert capsys.readouterr().out.split() == ["baseline", "pruning", "arm:random:0", "arm:taylor_weight:0", "arm:taylor_weight:1"]
+    assert capsys.readouterr().out.split() == ["baseline", "pruning", "fine-tuned:0.2", "arm:random:0", "arm:taylor_weight:0", "arm:taylor_weight:1"]
     with pytest.raises(SystemExit) as stopped:
         main([str(NOTEBOOK), "arm:random:1", *where])
-    assert stopped.value.code == 2 and "expected one of baseline, pruning, arm:random:0" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "expected one of baseline, pruning, fine-tuned:0.2, arm:random:0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed, message", [
