@@ -138,7 +138,7 @@ def commit() -> str | None:
 def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...] = (0, 10, 20, 30, 40, 50, 60)) -> pd.DataFrame:
     """A metric in percent, with its interval, at the evaluated steps nearest to `removed` percent of the filters.
 
-    A column for each step, as pruned, fine-tuned or control; a row with the parameters left, then one for each template
+    A column for each step, as pruned, fine-tuned, from-scratch or control; a row with the parameters left, then one for each template
     size and pose pair.
     Raises ValueError when the table does not hold the metric.
     """
@@ -148,7 +148,7 @@ def summary(curve: pd.DataFrame, metric: str = "eer", removed: tuple[float, ...]
     share = rows[rows["stage"] == "pruned"].groupby("step")["filters_removed_pct"].first()
     nearest = {int((share - wanted).abs().idxmin()) for wanted in removed if wanted <= share.max() + 1}
     columns = {}
-    for stage in ("pruned", "fine-tuned", "control"):
+    for stage in ("pruned", "fine-tuned", "from-scratch", "control"):
         for step, found in rows[(rows["stage"] == stage) & rows["step"].isin(nearest)].groupby("step"):
             name = f"{share[step]:.0f} %" + ("" if stage == "pruned" else f", {stage}")
             cells = {line_name(row.protocol, row.pair, row.template_size): in_percent(row) for row in found.itertuples()}
