@@ -84,7 +84,7 @@ except batch.ParameterError as error:
 
 def parts(book):
     """Names of what a network's notebook needs computed, as their markers have them."""
-    asked = {"finetune_shares": [], "scratch_shares": [], "arms": {}} | PARAMETERS[book]
+    asked = PARAMETERS[book]
     return ["baseline", "pruning", *(f"fine-tuned-{share}" for share in asked["finetune_shares"]),
             *(f"from-scratch-{share}" for share in asked["scratch_shares"]),
             *(f"arm-{name}-{seed}" for name, seeds in asked["arms"].items() for seed in range(seeds))]
@@ -177,7 +177,7 @@ rule baseline:
     output: done=MARKER + "baseline.done"
     params: record=lambda wildcards: record(wildcards.book, AFTER_TRAINING), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
-    priority: 2  # most waits for it; next, the longest part; the arms fill what is left, and notebooks, all alike, come last
+    priority: 3  # most waits for it, and next for pruning; then what takes long; the arms fill what is left, and notebooks come last
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments} && " + DONE
 
@@ -187,7 +187,7 @@ rule pruning:
     output: done=MARKER + "pruning.done"
     params: record=lambda wildcards: record(wildcards.book, {"arms", "arm_step_share"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
-    priority: 1
+    priority: 2
     resources: mem_mb=16_000, runtime="24h"
     shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments} && " + DONE
 

@@ -105,6 +105,10 @@ class Schedule:
     def steps(self) -> int:
         return math.ceil(self.last_share / self.step_share - 1e-9)
 
+    def step_of(self, share: float) -> int:
+        """The step that ends with this share removed."""
+        return round(share / self.step_share)
+
     @property
     def stage(self) -> str:
         """What the rows and the kept networks of a run are called: "pruned", or "control" where nothing is removed."""
@@ -375,7 +379,7 @@ def from_scratch(folder: Path, share: float, training: FaceSet, validation: Face
 
 def _retrain(stage: str, start: Callable[[Path], tuple[FaceNetwork, ChannelGraph]], folder: Path, share: float,
              training: FaceSet, validation: FaceSet, schedule: Schedule, recipe: Recipe, evaluate: Evaluate, seed: int) -> Tables:
-    step = round(share / schedule.step_share)
+    step = schedule.step_of(share)
     path = Path(folder) / f"{schedule.stage}-{step:03d}.safetensors"
     if not path.exists():
         raise ValueError(f"no network was kept with {share:.0%} of the {schedule.unit} removed (step {step}); take a share "

@@ -55,21 +55,24 @@ class Run:
         return run
 
     @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str, own: str = "") -> Iterator[None]:
         """Adds the block's duration to seconds-PART.json, also when the block fails, and the commit that ran it: a part that was
-        resumed adds up, and tells of every commit that worked on it. A block that saved no checkpoint found all done."""
-        start, code, saved = time.monotonic(), commit() or "unknown", self._checkpoints()
+        resumed adds up, and tells of every commit that worked on it. A block that saved no checkpoint found all done.
+
+        own: what the names of the block's checkpoints begin with; others' may be saved in the same folder meanwhile."""
+        start, code, saved = time.monotonic(), commit() or "unknown", self._checkpoints(own)
         try:
             yield
         finally:
-            if self._checkpoints() != saved:
+            if self._checkpoints(own) != saved:
                 seconds = time.monotonic() - start
                 before = self.parts().get(part, {"seconds": 0.0, "commits": []})
                 write_json(self.folder / f"seconds-{part}.json", {"seconds": round(before["seconds"] + seconds, 1),
                                                                   "commits": sorted({*before["commits"], code})})
 
-    def _checkpoints(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*.safetensors")}
+    def _checkpoints(self, own: str) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.folder.rglob("*.safetensors")
+                if path.relative_to(self.folder).as_posix().startswith(own)}
 
     def parts(self) -> dict[str, dict]:
         """Seconds spent so far on each timed part, and the commits of the code that ran."""

@@ -103,11 +103,11 @@ class Study:
         schedule = self.pruning_schedule
         for name, amounts in {"finetune_shares": self.finetune_shares, "scratch_shares": self.scratch_shares}.items():
             shares = [self._share(amount) for amount in amounts]
-            if len({round(share / schedule.step_share) for share in shares}) < len(shares):
+            if len({schedule.step_of(share) for share in shares}) < len(shares):
                 raise ValueError(f"{name} names a share twice: {amounts}")
             for amount, share in zip(amounts, shares):
-                step = share / schedule.step_share
-                if not 0 <= share <= schedule.last_share or abs(step - round(step)) > 1e-6 or not schedule.evaluated(round(step)):
+                step = schedule.step_of(share)
+                if not 0 <= share <= schedule.last_share or abs(share / schedule.step_share - step) > 1e-6 or not schedule.evaluated(step):
                     raise ValueError(f"{name} has {amount}, where pruning does not evaluate: it does every "
                                      f"{self.evaluate_every * self.step_share:g} up to {self.last_share:g}")
         if self.network not in networks.ARCHITECTURES:
@@ -170,8 +170,7 @@ class Study:
     @property
     def chosen_steps(self) -> set[int]:
         """Steps whose networks are looked at more closely: unpruned, and those that are fine-tuned."""
-        step_share = self.pruning_schedule.step_share
-        return {0} | {round(self._share(amount) / step_share) for amount in self.finetune_shares + self.scratch_shares}
+        return {0} | {self.pruning_schedule.step_of(self._share(amount)) for amount in self.finetune_shares + self.scratch_shares}
 
     @cached_property
     def _faces(self) -> tuple[FaceSet, FaceSet, FaceSet, dict[str, FaceSet]]:
@@ -314,13 +313,9 @@ class Study:
         precision = results.read_table(self.folder / "training.csv")["precision"].iloc[0]
         return replace(self.recipe, precision=precision), replace(self.finetune_recipe, precision=precision)
 
-    def pruned(self, network: FaceNetwork) -> Tables:
-        """Prunes a copy of the network step by step, and retrains what was asked for."""
-        tables = together([self._pruned(network), *map(self._retrained, self._retrainings)])
-        return Tables(differences.with_changes(tables.curve, self.run.folder, self._people), tables.layers)
-
     def _pruned(self, network: FaceNetwork) -> Tables:
-        with self.run.timed("pruning"):
+        """Prunes a copy of the network step by step."""
+        with self.run.timed("pruning", "pruning.safetensors"):
             return pruning.prune(deepcopy(network), self.training, self.pruning_schedule, self._recipes[0],
                                  self.verifier(self.run, self.chosen_steps), self.seed, self.run.folder)
 
@@ -335,7 +330,7 @@ class Study:
         stage, share = self._retrainings[part]
         recipe, finetune_recipe = self._recipes
         retrain, recipe = (pruning.fine_tune, finetune_recipe) if stage == "fine-tuned" else (pruning.from_scratch, recipe)
-        with self.run.timed(part.replace(":", " ")):
+        with self.run.timed(part.replace(":", " "), f"{stage}-{self.pruning_schedule.step_of(share):03d}"):
             return retrain(self.run.folder, share, self.training, self.validation, self.pruning_schedule, recipe,
                            self.verifier(self.run, self.chosen_steps), self.seed)
 
@@ -348,8 +343,10 @@ class Study:
         return Tables(differences.with_changes(found.curve, run.folder, self._people), found.layers)
 
     def computed(self, network: FaceNetwork) -> Tables:
-        """Computes every part that is not there yet, saves tables, curves and manifest, and returns the tables of `pruned`."""
-        tables = self.pruned(network)
+        """Computes every part that is not there yet, saves tables, curves and manifest, and returns the tables of the main run:
+        pruned, and retrained."""
+        main = together([self._pruned(network), *map(self._retrained, self._retrainings)])
+        tables = Tables(differences.with_changes(main.curve, self.run.folder, self._people), main.layers)
         arms = [self.arm(network, *arm) for arm in self.arm_schedules]
         results.write_table(tables.curve, results.CURVE, self.folder / "curve.csv")
         results.write_table(tables.layers, results.LAYERS, self.folder / "layers.csv")

@@ -72,8 +72,9 @@ if __name__ == "__main__":
 """
 FACES = {"preset": "", "source": "", "root": "", "source_options": {}, "test_share": 0.5, "more_training": ["more"], "overlaps": "",
          "more_tests": ["more"]}
-NETWORK = FACES | {"epochs": 1, "last_share": 0.5, "pretraining": ["more"], "imagenet": "", "arms": {}}
-BOOKS = {"1_faces": FACES, "2_squeezenet": NETWORK | {"finetune_shares": [], "scratch_shares": []}, "3_mobilenetv2": NETWORK, "5_comparison": {"preset": ""}}
+NETWORK = FACES | {"epochs": 1, "last_share": 0.5, "pretraining": ["more"], "imagenet": "", "finetune_shares": [], "scratch_shares": [],
+                   "arms": {}}
+BOOKS = {"1_faces": FACES, "2_squeezenet": NETWORK, "3_mobilenetv2": NETWORK, "5_comparison": {"preset": ""}}
 FIRST = ["1_faces", "2_squeezenet baseline", "2_squeezenet pruning", "2_squeezenet fine-tuned:0.4", "2_squeezenet from-scratch:0.4",
          "2_squeezenet arm:random:0", "2_squeezenet", "3_mobilenetv2 baseline", "3_mobilenetv2 pruning", "3_mobilenetv2", "5_comparison", "report"]
 

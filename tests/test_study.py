@@ -238,10 +238,13 @@ def test_parts_side_by_side_keep_the_time_of_each(tmp_path):
     with run.timed("pruning"):
         pass
     assert run.parts().keys() == {"fine-tuned 0.2", "fine-tuned 0.4"}, "what saved no checkpoint found all done"
-    with run.timed("fine-tuned 0.2"), run.timed("fine-tuned 0.4"):  # the inner one ends while the other still runs
-        (run.folder / "3.safetensors").touch()
+    with run.timed("fine-tuned 0.2", "fine-tuned-020"), run.timed("fine-tuned 0.4", "fine-tuned-040"):
+        (run.folder / "fine-tuned-020").mkdir()
+        (run.folder / "fine-tuned-020" / "training.safetensors").touch()
         time.sleep(0.2)
-    assert all(part["seconds"] >= 0.2 and part["commits"] for part in run.parts().values())
+    parts = run.parts()
+    assert parts["fine-tuned 0.2"]["seconds"] >= 0.2 > parts["fine-tuned 0.4"]["seconds"], "each counts when its own were saved"
+    assert all(part["commits"] for part in parts.values())
 
 
 def test_a_part_that_is_told_to_end_counts_its_time(tmp_path):
@@ -249,10 +252,13 @@ def test_a_part_that_is_told_to_end_counts_its_time(tmp_path):
     (tmp_path / "given.yaml").write_text(yaml.safe_dump({"all": parameters(tmp_path, epochs=100_000, more_tests=[])}))
     process = subprocess.Popen([sys.executable, "-m", "facelib.study", str(NOTEBOOK), "baseline", "-f", str(tmp_path / "given.yaml")],
                                cwd=ROOT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "runs").glob("*/training.safetensors")):
-        time.sleep(0.1)
-    process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+    try:
+        while process.poll() is None and not list((tmp_path / "runs").glob("*/training.safetensors")):
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(timeout=120) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
     [seconds] = (tmp_path / "runs").glob("*/seconds-training.json")
     assert json.loads(seconds.read_text())["seconds"] > 0
 
