@@ -147,6 +147,13 @@ MARKER = f"runs/parts/{NAME}/{{book}}/"
 EXECUTED = f"results/{NAME}/notebooks/"
 DONE = """printf '%s\\n' {params.record:q} "$FACELIB_CODE" > {output.done:q}"""
 
+
+def compute(part, label=""):
+    """The command that computes a part; its lines of progress begin with the notebook's name and the label."""
+    return (f"FACELIB_PART={{wildcards.book}}{label} {{PYTHON:q}} -m facelib.study notebooks/{{wildcards.book}}.ipynb {part} "
+            f"{{params.arguments}} && {DONE}")
+
+
 localrules: study, comparison, report
 
 wildcard_constraints:
@@ -179,7 +186,7 @@ rule baseline:
     threads: workflow.cores
     priority: 3  # most waits for it, and next for pruning; then what takes long; the arms fill what is left, and notebooks come last
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb baseline {params.arguments} && " + DONE
+    shell: compute("baseline")
 
 
 rule pruning:
@@ -189,7 +196,7 @@ rule pruning:
     threads: workflow.cores
     priority: 2
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb pruning {params.arguments} && " + DONE
+    shell: compute("pruning")
 
 
 rule retraining:
@@ -199,7 +206,7 @@ rule retraining:
     threads: workflow.cores
     priority: 1
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book}-{wildcards.stage}-{wildcards.share} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb {wildcards.stage}:{wildcards.share} {params.arguments} && " + DONE
+    shell: compute("{wildcards.stage}:{wildcards.share}", "-{wildcards.stage}-{wildcards.share}")
 
 
 rule arm:
@@ -208,7 +215,7 @@ rule arm:
     params: record=lambda wildcards: record(wildcards.book, {"arms"}), arguments=lambda wildcards: arguments(wildcards.book)
     threads: workflow.cores
     resources: mem_mb=16_000, runtime="24h"
-    shell: "FACELIB_PART={wildcards.book}-{wildcards.arm}-{wildcards.seed} {PYTHON:q} -m facelib.study notebooks/{wildcards.book}.ipynb arm:{wildcards.arm}:{wildcards.seed} {params.arguments} && " + DONE
+    shell: compute("arm:{wildcards.arm}:{wildcards.seed}", "-{wildcards.arm}-{wildcards.seed}")
 
 
 rule network:
